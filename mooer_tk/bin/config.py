@@ -1,0 +1,34 @@
+"""Show a config as it resolves, or the values of some of its keys."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mooer_tk.config import dump, load_config
+from mooer_tk.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("config", type=Path, help="experiment YAML")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides")
+    parser.add_argument("--get", nargs="+", metavar="KEY", help="print these values only, such as llm.model")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the resolved YAML, or values separated by blanks."""
+    config = load_config(args.config, args.set)
+    if not args.get:
+        print(dump(config), end="")
+        return 0
+    values = []
+    for key in args.get:
+        value: object = config
+        for part in key.split("."):
+            if not hasattr(value, part):
+                raise UserError(f"--get {key}: the config has no such key.")
+            value = getattr(value, part)
+        values.append(str(value))
+    print(*values)
+    return 0

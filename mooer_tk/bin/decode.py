@@ -1,0 +1,39 @@
+"""Decode cached states with a trained model: hypotheses, n-best lists and guard counts (stage 7)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mooer_tk.config import load_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("states", type=Path, help="directory of shards (stage 3)")
+    parser.add_argument("out", type=Path, help="directory for the hypotheses")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", type=Path, help="exp/NAME, or an exported model")
+    which.add_argument("--warm-start", type=Path, help="directory of a warm start: CTC-greedy, without the LLM")
+    parser.add_argument("--task", choices=("asr", "ast", "asr_ast"), default="asr")
+    parser.add_argument("--nbest", type=int, default=1, help="hypotheses kept per utterance (at most the beam)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, such as decode.beam=1")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decode."""
+    from mooer_tk.decode.directory import decode_directory
+
+    if args.warm_start:
+        from mooer_tk.decode.ctc import decode_ctc
+
+        decode_ctc(args.states, args.warm_start, args.out)
+        return 0
+    config = load_config(_model_config(args.model), args.set).decode if args.set else None
+    decode_directory(args.states, args.model, args.out, task=args.task, config=config, nbest=args.nbest)
+    return 0
+
+
+def _model_config(model: Path) -> Path:
+    inner = model / "model" / "config.yaml"
+    return inner if inner.is_file() else model / "config.yaml"

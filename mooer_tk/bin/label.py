@@ -1,0 +1,37 @@
+"""Let a teacher transcribe or translate a data directory, and report on it (stage 2)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mooer_tk.label.directory import label_directory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("data", type=Path, help="Kaldi data directory")
+    parser.add_argument("out", type=Path, help="data directory to write, with the teacher's text")
+    parser.add_argument("--teacher", default="whisper-base", help="whisper-base, whisper-tiny.en or a folder")
+    parser.add_argument("--language", required=True, help="two-letter code of the speech")
+    parser.add_argument("--tasks", nargs="+", default=["asr"], choices=("asr", "ast"), help="ast: translate to English")
+    parser.add_argument("--beam", type=int, default=1, help="beam size (1: greedy, several times faster)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: the library decides)")
+    parser.add_argument("--max-skip", type=float, default=0.05, help="share of skipped utterances that stops the stage")
+    parser.add_argument("--allow-pipe", action="store_true", help="run the shell commands that wav.scp may hold")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Label."""
+    label_directory(
+        args.data,
+        args.out,
+        teacher=args.teacher,
+        language=args.language,
+        tasks=args.tasks,
+        beam=args.beam,
+        threads=args.threads,
+        max_skip=args.max_skip,
+        allow_pipe=args.allow_pipe,
+    )
+    return 0

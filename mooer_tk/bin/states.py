@@ -1,0 +1,43 @@
+"""Run the frozen encoder over a data directory and cache its states in shards (stage 3)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mooer_tk.config import load_config
+from mooer_tk.features.state_cache import cache_states
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("data", type=Path, help="Kaldi data directory")
+    parser.add_argument("out", type=Path, help="directory for the shards")
+    parser.add_argument("--config", type=Path, help="experiment YAML; its encoder section counts")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the config")
+    parser.add_argument(
+        "--job", type=int, default=0, help="do every NJ-th shard only, from 1 (default 0: all, and close)"
+    )
+    parser.add_argument("--nj", type=int, default=1, help="number of jobs")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: torch decides)")
+    parser.add_argument("--max-skip", type=float, default=0.05, help="share of skipped utterances that stops the stage")
+    parser.add_argument("--allow-pipe", action="store_true", help="run the shell commands that wav.scp may hold")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Cache the states."""
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    encoder = load_config(args.config, args.set).encoder
+    cache_states(
+        args.data,
+        args.out,
+        encoder,
+        job=args.job,
+        nj=args.nj,
+        max_skip=args.max_skip,
+        allow_pipe=args.allow_pipe,
+    )
+    return 0

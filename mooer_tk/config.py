@@ -1,0 +1,212 @@
+"""One YAML an experiment, read into dataclasses; an unknown key is an error that names the nearest one.
+
+Every field has its reason beside it. `key=value` on the command line overrides the file; the resolved copy and the
+git hash are written to the experiment directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mooer_tk.errors import UserError, nearest
+
+
+@dataclass
+class EncoderConfig:
+    """The frozen speech encoder."""
+
+    name: str = "whisper"  # a line of encoders/table.py
+    model: str = "whisper-base"  # local path, hub id, or an embedded package's name
+    window_s: float = 10.0  # Whisper only: windows of k x this many seconds
+
+
+@dataclass
+class AdapterConfig:
+    """From encoder states to LLM embeddings (MooER section 2: stack, Linear, ReLU, Linear)."""
+
+    name: str = "linear"  # a line of adapters/table.py
+    stack: int = 5  # encoder states per embedding: 5 x 20 ms = 100 ms (the paper's 120 ms needs 6)
+    hidden: int = 2048  # the paper's width
+    dropout: float = 0.0  # on the states; the paper has none, the embedded recipe has little data
+    handover: str = "posterior"  # what the LLM is fed: posterior | norm | raw (adapters/handover.py)
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank updates of the LLM (peft)."""
+
+    rank: int = 64  # MooER's release; small LLMs need less
+    alpha: int = 16  # MooER's release: scale alpha / rank = 0.25
+    dropout: float = 0.05  # MooER's release
+    targets: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+
+
+@dataclass
+class LLMConfig:
+    """The language model."""
+
+    model: str = "smollm2-135m-instruct"  # local path, hub id, or an embedded package's name
+    dtype: str = "float32"  # bfloat16 on GPUs; CPUs gain nothing from it
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass
+class DataConfig:
+    """Which utterances are trained on, and in what company."""
+
+    min_seconds: float = 0.2  # MooER: 20 frames
+    max_seconds: float = 20.0  # MooER: 2,000 frames
+    batch_positions: int = 1200  # budget of a micro-batch: padded positions (speech + prompt + answer)
+    batch_utts: int = 32  # and never more utterances than this
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with a warm-up and a decay."""
+
+    lr: float = 1e-4  # peak learning rate (MooER: 1e-4)
+    warmup_steps: int = 100  # linear warm-up
+    min_lr_share: float = 0.05  # the cosine ends at this share of the peak
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # MooER
+    weight_decay: float = 0.0  # MooER
+    clip: float = 1.0  # gradient norm; MooER has none
+
+
+@dataclass
+class TrainConfig:
+    """One training run (the warm start, or adapter + LoRA)."""
+
+    steps: int = 500  # optimizer steps
+    accumulate: int = 1  # micro-batches per step
+    seed: int = 42
+    log_every: int = 10  # steps
+    eval_every: int = 100  # steps between dev losses, dev errors and checkpoints
+    keep: int = 3  # checkpoints kept, by dev error
+    ctc_weight: float = 0.0  # weight of the adapter's CTC loss beside the LLM's (per token)
+    adapter_lr_scale: float = 1.0  # the warm-started adapter may want smaller steps than LoRA
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass
+class DecodeConfig:
+    """Generation (MooER's release: beam 4, 200 tokens, length penalty 0.8, eos bias -0.2)."""
+
+    beam: int = 4
+    max_new_tokens: int = 200
+    tokens_per_second: float = 12.0  # output cap: this many tokens a second of speech (+ 10) stops loops
+    length_penalty: float = 0.8
+    eos_bias: float = -0.2
+    repetition_penalty: float = 1.0
+    batch_utts: int = 16
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    prompt: str = "chatml"  # a line of llm/prompt.py
+    warm_start: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+
+def load_config(path: Path | str | None, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file and apply `section.key=value` overrides.
+
+    Raises:
+        UserError: unreadable YAML, an unknown key (the nearest known one is named), or a value of the wrong type.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise UserError(f"cannot read the config {path}: {error.strerror}.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"the config {path} is no valid YAML: {error}") from error
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise UserError(f"override '{override}' is not of the form section.key=value.")
+        _set(values, key.split("."), yaml.safe_load(value), override)
+    return _build(Config, values, "", str(path or "command line"))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config (or a part of one) as plain values."""
+    return dataclasses.asdict(config)
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML."""
+    import yaml
+
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def git_hash() -> str:
+    """Short hash of the checkout this package stands in, `+` when it has uncommitted changes, or `unknown`."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # Results written by the recipe itself are no change of the code.
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.sh", "*.yaml")
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override '{override}': '{key}' is a value, not a section.")
+    values[keys[-1]] = value
+
+
+def _build(cls: type, values: Any, where: str, source: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: '{where.rstrip('.')}' must be a section with keys, found {values!r}.")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise UserError(f"{source}: unknown key '{where}{key}': {nearest(str(key), hints)}")
+    return cls(**{key: _value(hints[key], value, f"{where}{key}", source) for key, value in values.items()})
+
+
+def _value(kind: Any, value: Any, where: str, source: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, f"{where}.", source)
+    if isinstance(kind, types.GenericAlias):
+        (inner,) = typing.get_args(kind)
+        if isinstance(value, list):
+            return [_value(inner, one, where, source) for one in value]
+    elif kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        # YAML reads 1e-4 as a string.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    name = getattr(kind, "__name__", str(kind))
+    raise UserError(f"{source}: '{where}' must be of type {name}, found {value!r}.")

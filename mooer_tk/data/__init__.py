@@ -1,0 +1,2 @@
+"""Kaldi data directories, audio files and shards: read, checked, mended and written atomically.
+No model code, no features, no text normalisation may live here."""

@@ -1,0 +1,152 @@
+"""Arrays of many utterances in tar shards with an index: streamed by any tar reader, read at random through mmap.
+
+    <dir>/meta.json            what the arrays are (encoder, size, frame rate) and the fingerprint of their making
+    <dir>/shard-00000.tar      <utt>.npy members, uncompressed
+    <dir>/shard-00000.jsonl    a line an utterance: where its data lie in the tar, shape, seconds; or why it is skipped
+
+The index is written last, so a shard with an index is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mooer_tk.data.atomic import replacing, write_json, write_text
+from mooer_tk.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of a shard: `offset` is the first byte of its data in the tar."""
+
+    utt: str
+    shard: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+    seconds: float
+
+
+class ShardWriter:
+    """Writes the shards of one directory; shards that are already whole are left alone.
+
+    Args:
+        folder: the directory of shards.
+        meta: facts of the arrays; must hold "fingerprint". Shards of another fingerprint are removed.
+    """
+
+    def __init__(self, folder: Path | str, meta: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if _read_meta(self.folder).get("fingerprint") != meta["fingerprint"]:
+            for old in sorted(self.folder.glob("shard-*"), reverse=True):
+                old.unlink(missing_ok=True)
+            write_json(self.folder / "meta.json", meta)
+
+    def is_whole(self, number: int) -> bool:
+        """True when this shard was finished by an earlier run."""
+        return self._index(number).is_file()
+
+    def write(self, number: int, items: Iterable[tuple[str, np.ndarray, float]], skipped: dict[str, str]) -> None:
+        """Write one shard from (utt, array, seconds) items; `skipped` (utt -> reason) may fill while it is read."""
+        lines = []
+        tar_path = self._index(number).with_suffix(".tar")
+        with replacing(tar_path) as temporary, tarfile.open(temporary, "w") as tar:
+            for utt, array, seconds in items:
+                buffer = io.BytesIO()
+                np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+                member = tarfile.TarInfo(f"{utt}.npy")
+                member.size = buffer.tell()
+                start = tar.offset + tarfile.BLOCKSIZE * _header_blocks(member)
+                buffer.seek(0)
+                tar.addfile(member, buffer)
+                facts = {"offset": start + member.size - array.nbytes, "shape": array.shape, "dtype": array.dtype.str}
+                lines.append({"utt": utt, **facts, "seconds": round(seconds, 3)})
+        lines.extend({"utt": utt, "skipped": reason} for utt, reason in sorted(skipped.items()))
+        write_text(self._index(number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def _index(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.jsonl"
+
+
+def _header_blocks(member: tarfile.TarInfo) -> int:
+    return len(member.tobuf(tarfile.DEFAULT_FORMAT)) // tarfile.BLOCKSIZE
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+class ShardReader:
+    """Random access by utterance id to a directory of shards.
+
+    Args:
+        folder: the directory of shards.
+        unfinished: read what is there, even if the stage that writes it has not closed it.
+
+    Attributes:
+        meta: the facts in meta.json.
+        entries: utt -> Entry.
+        skipped: utt -> reason.
+
+    Raises:
+        UserError: the directory has no shards, or its making was not finished.
+    """
+
+    def __init__(self, folder: Path | str, *, unfinished: bool = False) -> None:
+        self.folder = Path(folder)
+        self.meta = _read_meta(self.folder)
+        if not self.meta or not (unfinished or (self.folder / "done.json").is_file()):
+            raise UserError(f"{self.folder} holds no finished shards: run stage 3 (mooer states) for it first.")
+        self.entries: dict[str, Entry] = {}
+        self.skipped: dict[str, str] = {}
+        for index in sorted(self.folder.glob("shard-*.jsonl")):
+            for line in index.read_text(encoding="utf-8").splitlines():
+                facts = json.loads(line)
+                if "skipped" in facts:
+                    self.skipped[facts["utt"]] = facts["skipped"]
+                else:
+                    shape = tuple(facts.pop("shape"))
+                    self.entries[facts["utt"]] = Entry(shard=f"{index.stem}.tar", shape=shape, **facts)
+        self._maps: dict[str, mmap.mmap] = {}
+
+    def __getitem__(self, utt: str) -> np.ndarray:
+        """The array of an utterance: a read-only view into the mapped shard.
+
+        Raises:
+            UserError: the shard is shorter than its index says.
+        """
+        entry = self.entries[utt]
+        if entry.shard not in self._maps:
+            with (self.folder / entry.shard).open("rb") as file:
+                self._maps[entry.shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        count = int(np.prod(entry.shape))
+        try:
+            flat = np.frombuffer(self._maps[entry.shard], dtype=entry.dtype, count=count, offset=entry.offset)
+        except ValueError as error:
+            raise UserError(
+                f"{self.folder / entry.shard} is cut short at '{utt}' ({error}): "
+                "remove the directory and rerun stage 3."
+            ) from error
+        return flat.reshape(entry.shape)
+
+    def __contains__(self, utt: str) -> bool:
+        return utt in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)

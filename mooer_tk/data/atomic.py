@@ -1,0 +1,114 @@
+"""Writes that are whole or absent, and the marker that says a unit of work is finished.
+
+A reader never sees half a file: everything is written beside its destination under a temporary name,
+flushed to the disk and renamed (POSIX rename is atomic within a file system).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mooer_tk.errors import UserError
+
+DONE = "done.json"
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends without an error.
+
+    Raises:
+        UserError: the file system refused (disk full, no permission); `path` is left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Nothing half-written was kept; "
+            "free some space or choose another place, and run the same command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_dir(path: Path | str) -> Iterator[Path]:
+    """Yield an empty temporary directory beside `path`; it becomes `path` when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the directory {path}: {error.strerror or error}. Nothing half-written was kept; "
+            "free some space or choose another place, and run the same command again."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep_leftovers(folder: Path | str) -> None:
+    """Remove temporary files and directories that a killed process left in `folder`."""
+    for leftover in Path(folder).glob(".*.tmp"):
+        owner = leftover.suffixes[-2].lstrip(".") if len(leftover.suffixes) > 1 else ""
+        if owner.isdigit() and Path(f"/proc/{owner}").exists():
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON atomically, readable by a person."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of settings and input files: `Path` parts count by their content, all others by their JSON."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            digest.update(part.read_bytes() if part.is_file() else b"absent")
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def is_done(folder: Path | str, mark: str) -> bool:
+    """True when `folder` holds a finished marker with this fingerprint (same settings, same inputs)."""
+    try:
+        return json.loads((Path(folder) / DONE).read_text(encoding="utf-8"))["fingerprint"] == mark
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def mark_done(folder: Path | str, mark: str, **facts: Any) -> None:
+    """Write the finished marker; it must be the last write of the work it stands for."""
+    write_json(Path(folder) / DONE, {"fingerprint": mark, **facts})

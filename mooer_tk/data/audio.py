@@ -1,0 +1,115 @@
+"""Audio files in, 16 kHz mono float32 out; anything suspicious is an error that names the file.
+
+PyAV (FFmpeg's libraries) decodes every container, so that wav, flac, mp3, ogg, opus, m4a and raw g722 take the same
+road, and its resampler brings them to one rate. The sample rate is read from the file, never assumed.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from mooer_tk.data.kaldi_dir import Utterance
+
+SAMPLE_RATE = 16_000
+
+
+class AudioError(Exception):
+    """One recording cannot be used; the message says which and why. Stages count it as a skip."""
+
+
+def load_audio(source: str | Path, *, allow_pipe: bool = False) -> np.ndarray:
+    """Decode a file, or a Kaldi pipe `command |`, to mono float32 at 16 kHz.
+
+    Args:
+        source: path of a file in any format FFmpeg knows, or a shell command that ends in `|`.
+        allow_pipe: run shell commands found in the data; off by default, because data is not code.
+
+    Returns:
+        Samples in [-1, 1], shape (T,).
+
+    Raises:
+        AudioError: missing, empty, truncated or undecodable file, non-finite samples, or a pipe without permission.
+    """
+    source = str(source)
+    if source.rstrip().endswith("|"):
+        return _decode(_run_pipe(source.rstrip()[:-1], allow_pipe), source)
+    path = Path(source)
+    if not path.is_file():
+        raise AudioError(f"missing file: {path}")
+    if path.stat().st_size == 0:
+        raise AudioError(f"empty file: {path} has 0 bytes")
+    return _decode(path, source)
+
+
+def load_utterance(utterance: Utterance, *, allow_pipe: bool = False) -> np.ndarray:
+    """Load one utterance of a data directory, cut to its segment; same returns and errors as `load_audio`."""
+    samples = load_audio(utterance.source, allow_pipe=allow_pipe)
+    if utterance.end < 0 and utterance.start == 0:
+        return samples
+    stop = len(samples) if utterance.end < 0 else round(utterance.end * SAMPLE_RATE)
+    # Kaldi's segment times are rounded to 10 ms; more than half a second past the end is a wrong table.
+    if stop > len(samples) + SAMPLE_RATE // 2 or round(utterance.start * SAMPLE_RATE) >= len(samples):
+        raise AudioError(
+            f"segment outside the recording: {utterance.utt} asks for {utterance.start}-{utterance.end} s "
+            f"of {utterance.source}, which has {len(samples) / SAMPLE_RATE:.2f} s"
+        )
+    return samples[round(utterance.start * SAMPLE_RATE) : stop]
+
+
+def _run_pipe(command: str, allowed: bool) -> io.BytesIO:
+    if not allowed:
+        raise AudioError(f"pipe not allowed: '{command} |' would run a shell command from the data; pass --allow-pipe")
+    done = subprocess.run(command, shell=True, capture_output=True, check=False)
+    if done.returncode != 0:
+        tail = done.stderr.decode(errors="replace").strip()[-200:]
+        raise AudioError(f"pipe failed: '{command}' exited with {done.returncode}: {tail}")
+    return io.BytesIO(done.stdout)
+
+
+def _decode(source: Path | io.BytesIO, name: str) -> np.ndarray:
+    import av
+
+    pieces: list[np.ndarray] = []
+    decoded = 0
+    try:
+        # Raw g722 carries no header, so its format is told by the suffix.
+        raw = "g722" if name.endswith(".g722") else None
+        with av.open(str(source) if isinstance(source, Path) else source, format=raw) as container:
+            if not container.streams.audio:
+                raise AudioError(f"no audio stream: {name}")
+            stream = container.streams.audio[0]
+            stream.codec_context.options = {"err_detect": "explode"}
+            promised = _promised_seconds(container, stream)
+            resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+            rate = 0
+            for frame in container.decode(stream):
+                rate = frame.sample_rate
+                decoded += frame.samples
+                _refuse_non_finite(frame, name)
+                pieces.extend(out.to_ndarray()[0] for out in resampler.resample(frame))
+            pieces.extend(out.to_ndarray()[0] for out in resampler.resample(None))
+    except av.FFmpegError as error:
+        raise AudioError(f"undecodable: {name}: {error.strerror or error}") from error
+    if not decoded:
+        raise AudioError(f"no samples: {name} decodes to nothing")
+    # Headers round to a packet or so; a file that stops earlier than that was cut off in transfer.
+    if promised and decoded / rate < 0.98 * promised - 0.1:
+        raise AudioError(f"truncated: {name} promises {promised:.2f} s and holds {decoded / rate:.2f} s")
+    return np.concatenate(pieces).astype(np.float32, copy=False)
+
+
+def _refuse_non_finite(frame: object, name: str) -> None:
+    # The resampler may turn a NaN into silence, so look before it.
+    if frame.format.name in ("flt", "fltp", "dbl", "dblp") and not np.isfinite(frame.to_ndarray()).all():
+        raise AudioError(f"non-finite samples: {name} holds NaN or infinity")
+
+
+def _promised_seconds(container: object, stream: object) -> float:
+    """The duration that the header promises, in seconds; 0 where there is no header to believe (g722, mp3)."""
+    if container.format.name not in ("wav", "flac") or not stream.duration:
+        return 0.0
+    return float(stream.duration * stream.time_base)

@@ -1,0 +1,47 @@
+"""Results that come one by one and must survive a kill: a jsonl file whose first line names the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mooer_tk.data.atomic import write_text
+
+
+class ResultLog:
+    """Append-only results of one run, keyed by utterance.
+
+    Opening it reads what an earlier run of the same fingerprint left (a line torn by a kill is dropped; another
+    fingerprint starts anew).
+
+    Attributes:
+        results: utt -> result, each a dictionary with "utt".
+    """
+
+    def __init__(self, path: Path, mark: str) -> None:
+        self.path = path
+        self.results = _read(path, mark)
+        lines = [{"run": mark}, *self.results.values()]
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def add(self, results: list[dict[str, Any]]) -> None:
+        """Append results and hand them to the operating system at once."""
+        with self.path.open("a", encoding="utf-8") as file:
+            for result in results:
+                self.results[result["utt"]] = result
+                file.write(json.dumps(result, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path, mark: str) -> dict[str, dict[str, Any]]:
+    results: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else []):
+        try:
+            result = json.loads(line)
+        except ValueError:
+            continue
+        if number == 0 and result.get("run") != mark:
+            return {}
+        if "utt" in result:
+            results[result["utt"]] = result
+    return results

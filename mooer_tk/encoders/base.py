@@ -1,0 +1,51 @@
+"""The contract of a speech encoder: 16 kHz samples in, states and their lengths out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class SpeechEncoder(nn.Module):
+    """A frozen encoder with the front end that it needs.
+
+    Attributes:
+        dim: size D of a state, read from the model.
+        frame_ms: time between two states, in milliseconds.
+    """
+
+    dim: int
+    frame_ms: float
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def features(self, samples: np.ndarray) -> Tensor:
+        """Front end of one utterance: samples (T,) at 16 kHz -> features (frames, F)."""
+
+    @abstractmethod
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, T, F) and lengths (B,) in frames -> states (B, T', D) and lengths (B,)."""
+
+    def freeze(self) -> SpeechEncoder:
+        """Stop gradients for good; `train()` leaves a frozen encoder in eval mode."""
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> SpeechEncoder:
+        """Switch modes, unless every parameter is frozen: then dropout must stay off."""
+        frozen = not any(parameter.requires_grad for parameter in self.parameters())
+        return super().train(mode and not frozen)
+
+    @torch.inference_mode()
+    def encode(self, utterances: list[np.ndarray]) -> list[np.ndarray]:
+        """Encode a few utterances at once: samples (T,) each -> states (T', D) each, float32."""
+        features = [self.features(samples) for samples in utterances]
+        lengths = torch.tensor([len(one) for one in features])
+        batch = nn.utils.rnn.pad_sequence(features, batch_first=True)
+        states, lengths = self(batch, lengths)
+        return [one[:length].float().cpu().numpy() for one, length in zip(states, lengths.tolist(), strict=True)]

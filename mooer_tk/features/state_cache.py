@@ -1,0 +1,109 @@
+"""Run a frozen encoder over a data directory once and keep its states in shards (float16)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mooer_tk.config import EncoderConfig, to_dict
+from mooer_tk.data.array_shards import ShardReader, ShardWriter
+from mooer_tk.data.atomic import fingerprint, is_done, mark_done, sweep_leftovers
+from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
+from mooer_tk.data.kaldi_dir import DataDir, Utterance
+from mooer_tk.data.skips import SkipReport
+from mooer_tk.progress import log, track
+
+SHARD_UTTS = 200
+BATCH_UTTS = 4  # larger batches bring nothing on a CPU
+
+
+def cache_states(
+    data_dir: Path,
+    out: Path,
+    config: EncoderConfig,
+    *,
+    job: int = 0,
+    nj: int = 1,
+    max_skip: float = 0.05,
+    min_seconds: float = 0.1,
+    max_seconds: float = 30.0,
+    allow_pipe: bool = False,
+) -> None:
+    """Write the encoder states of every utterance of `data_dir` to shards in `out`.
+
+    Job `job` of `nj` (from 1) writes every nj-th shard and leaves the closing to a last call with job 0, which
+    writes what is missing, checks the skips and marks the directory as done. A killed run goes on at its shard.
+
+    Raises:
+        UserError: an unsound data directory, or more skipped utterances than `max_skip`.
+    """
+    utterances = DataDir(data_dir).utterances()
+    mark = fingerprint(
+        to_dict(config), [min_seconds, max_seconds], [(u.utt, u.source, u.start, u.end) for u in utterances]
+    )
+    if is_done(out, mark):
+        log(f"{out} is up to date")
+        return
+    shards = [utterances[i : i + SHARD_UTTS] for i in range(0, len(utterances), SHARD_UTTS)]
+    mine = [n for n in range(len(shards)) if job == 0 or n % nj == job - 1]
+    writer = ShardWriter(out, {"fingerprint": mark, "encoder": to_dict(config)})
+    if job == 0:
+        sweep_leftovers(out)
+    missing = [n for n in mine if not writer.is_whole(n)]
+    if missing:
+        _encode_shards(writer, shards, missing, config, (min_seconds, max_seconds), allow_pipe, data_dir)
+    if job == 0:
+        _close(data_dir, out, mark, len(utterances), max_skip)
+
+
+def _encode_shards(
+    writer: ShardWriter,
+    shards: list[list[Utterance]],
+    missing: list[int],
+    config: EncoderConfig,
+    seconds: tuple[float, float],
+    allow_pipe: bool,
+    data_dir: Path,
+) -> None:
+    from mooer_tk.encoders.table import build_encoder
+
+    encoder = build_encoder(config)
+    counted = iter(
+        track(
+            (utterance for n in missing for utterance in shards[n]),
+            f"encoding {data_dir}",
+            sum(len(shards[n]) for n in missing),
+        )
+    )
+
+    def items(utterances: list[Utterance], skipped: dict[str, str]) -> Iterator[tuple[str, np.ndarray, float]]:
+        batch: list[tuple[str, np.ndarray]] = []
+        for place, _ in enumerate(utterances):
+            utterance = next(counted)
+            try:
+                samples = load_utterance(utterance, allow_pipe=allow_pipe)
+                if not seconds[0] <= len(samples) / SAMPLE_RATE <= seconds[1]:
+                    raise AudioError(f"duration: {len(samples) / SAMPLE_RATE:.2f} s is outside {seconds} s")
+                batch.append((utterance.utt, samples))
+            except AudioError as error:
+                skipped[utterance.utt] = str(error)
+            if batch and (len(batch) == BATCH_UTTS or place == len(utterances) - 1):
+                for (utt, wave), states in zip(batch, encoder.encode([w for _, w in batch]), strict=True):
+                    yield utt, states.astype(np.float16), len(wave) / SAMPLE_RATE
+                batch = []
+
+    for number in missing:
+        skipped: dict[str, str] = {}
+        writer.write(number, items(shards[number], skipped), skipped)
+
+
+def _close(data_dir: Path, out: Path, mark: str, total: int, max_skip: float) -> None:
+    report = SkipReport(f"states of {data_dir}", max_skip)
+    reader = ShardReader(out, unfinished=True)
+    for utt, reason in reader.skipped.items():
+        report.add(utt, reason)
+    log(report.check(total, out / "skipped.tsv"))
+    hours = sum(entry.seconds for entry in reader.entries.values()) / 3600
+    mark_done(out, mark, utterances=len(reader), hours=round(hours, 4), skipped=len(reader.skipped))

@@ -1,0 +1,86 @@
+"""Label a Kaldi data directory: `<set>` with human text -> `<set>_pl` with the teacher's."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from mooer_tk.data.atomic import fingerprint, is_done, mark_done
+from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
+from mooer_tk.data.kaldi_dir import TABLES, DataDir, Utterance, read_table, write_table
+from mooer_tk.data.result_log import ResultLog
+from mooer_tk.data.skips import SkipReport
+from mooer_tk.label.report import write_report
+from mooer_tk.label.whisper_teacher import LONGEST_SECONDS, WhisperTeacher
+from mooer_tk.progress import log, track
+
+BATCH_UTTS = 4
+
+
+def label_directory(
+    data_dir: Path,
+    out: Path,
+    *,
+    teacher: str,
+    language: str,
+    tasks: list[str],
+    beam: int = 1,
+    threads: int = 0,
+    max_skip: float = 0.05,
+    allow_pipe: bool = False,
+) -> None:
+    """Write `out/` with the teacher's `text` (asr) and `text.en` (ast), and report.md against the human text.
+
+    Labels are kept in `labels.jsonl` as they come, so that a killed run goes on at its utterance. The human tables stay
+    where they are, in `data_dir`.
+    """
+    utterances = DataDir(data_dir).utterances()
+    settings = {"teacher": teacher, "language": language, "tasks": tasks, "beam": beam}
+    mark = fingerprint(settings, [(u.utt, u.source, u.start, u.end) for u in utterances])
+    if is_done(out, mark):
+        log(f"{out} is up to date")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    log_of_labels = ResultLog(out / "labels.jsonl", mark)
+    labels = log_of_labels.results
+    missing = [utterance for utterance in utterances if utterance.utt not in labels]
+    if missing:
+        whisper = WhisperTeacher(teacher, language, threads=threads, beam=beam)
+        counted = track(missing, f"labelling {data_dir}", len(utterances), done=len(labels))
+        while batch := list(itertools.islice(counted, BATCH_UTTS)):
+            log_of_labels.add(_label(whisper, batch, tasks, allow_pipe))
+
+    skips = SkipReport(f"labels of {data_dir}", max_skip)
+    for utt, label in labels.items():
+        if "skipped" in label:
+            skips.add(utt, label["skipped"])
+        elif not all(label[task] for task in tasks):
+            skips.add(utt, "empty label: the teacher heard nothing")
+    log(skips.check(len(utterances), out / "skipped.tsv"))
+    kept = {utt: label for utt, label in labels.items() if utt not in skips.reasons}
+    for name in TABLES:
+        if (data_dir / name).is_file():
+            table = read_table(data_dir / name)
+            wanted = table if name == "wav.scp" and (data_dir / "segments").is_file() else kept
+            write_table(out / name, {utt: value for utt, value in table.items() if utt in wanted})
+    for task, name in (("asr", "text"), ("ast", "text.en")):
+        if task in tasks:
+            write_table(out / name, {utt: label[task] for utt, label in kept.items()})
+    write_report(data_dir, out, settings)
+    mark_done(out, mark, utterances=len(kept), skipped=len(skips.reasons))
+
+
+def _label(whisper: WhisperTeacher, batch: list[Utterance], tasks: list[str], allow_pipe: bool) -> list[dict]:
+    results, waves = [], {}
+    for utterance in batch:
+        try:
+            waves[utterance.utt] = load_utterance(utterance, allow_pipe=allow_pipe)
+            if len(waves[utterance.utt]) > LONGEST_SECONDS * SAMPLE_RATE:
+                raise AudioError(f"too long: {utterance.utt} is longer than {LONGEST_SECONDS} s; cut it with segments")
+        except AudioError as error:
+            waves.pop(utterance.utt, None)
+            results.append({"utt": utterance.utt, "skipped": str(error)})
+    if waves:
+        labels = whisper.label(list(waves.values()), tasks)
+        results += [{"utt": utt, **label} for utt, label in zip(waves, labels, strict=True)]
+    return results

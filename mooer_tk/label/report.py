@@ -1,0 +1,65 @@
+"""How far a teacher's labels are from the human text, where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mooer_tk.data.atomic import write_json, write_text
+from mooer_tk.data.kaldi_dir import read_table
+from mooer_tk.score.bootstrap import bootstrap_interval
+from mooer_tk.score.error_rate import error_rate
+from mooer_tk.score.normalise import get_normaliser
+from mooer_tk.score.results import render_table
+from mooer_tk.score.translation import translation
+
+WORST = 15
+
+
+def write_report(data_dir: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Write `out/report.{json,md}`: WER of `text` and BLEU / chrF of `text.en` against the human tables, and the worst.
+
+    Spanish transcripts here often lack their accents, so other languages than English are also scored folded.
+    """
+    facts: dict[str, Any] = dict(settings)
+    rows, worst = [], ""
+    pair = _both(data_dir / "text", out / "text")
+    if pair:
+        names = ["whisper-en"] if settings["language"] == "en" else ["whisper-basic", "whisper-basic-fold"]
+        for name in names:
+            result = error_rate(*pair, unit="word", normaliser=get_normaliser(name))
+            interval = bootstrap_interval(result.statistics())
+            facts[f"wer_{name}"] = round(result.rate, 2)
+            rows.append(_row("WER %", name, len(result.utts), interval))
+        ranked = sorted(result.utts, key=lambda utt: -utt.errors)[:WORST]
+        lines = [f"- `{utt.utt}` ({utt.errors} errors)\n  human: {utt.ref}\n  label: {utt.hyp}" for utt in ranked]
+        worst = "\n\nThe labels with the most errors:\n\n" + "\n".join(lines)
+    pair = _both(data_dir / "text.en", out / "text.en")
+    if pair:
+        result = translation(*pair, normaliser=get_normaliser("none"))
+        for score in (result.bleu, result.chrf):
+            facts[score.name.lower()] = round(score.score, 2)
+            rows.append(_row(score.name, "none", len(pair[0]), bootstrap_interval(score.statistics)))
+    write_json(out / "report.json", facts)
+    told = ", ".join(f"{key} {value}" for key, value in settings.items())
+    body = render_table(rows) if rows else "There is no human text to compare with."
+    write_text(out / "report.md", f"# Labels of {data_dir}\n\n{told}\n\n{body}{worst}\n")
+
+
+def _row(metric: str, normaliser: str, utterances: int, interval: Any) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "normaliser": normaliser,
+        "utterances": utterances,
+        "value": f"{interval.value:.2f}",
+        "95 %": f"{interval.low:.2f} - {interval.high:.2f}",
+    }
+
+
+def _both(reference: Path, label: Path) -> tuple[dict[str, str], dict[str, str]] | None:
+    """The two tables cut to the ids that both have, or None where one is absent."""
+    if not reference.is_file() or not label.is_file():
+        return None
+    human, machine = read_table(reference), read_table(label)
+    common = [utt for utt in human if utt in machine]
+    return ({utt: human[utt] for utt in common}, {utt: machine[utt] for utt in common}) if common else None

@@ -1,0 +1,132 @@
+"""The whole model: adapter -> hand-over -> [speech][prompt][answer] -> LLM with LoRA.
+
+The encoder stands outside: it is frozen, so its states are cached once and read here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
+from mooer_tk.adapters.handover import Handover
+from mooer_tk.llm.prompt import Prompt
+
+
+@dataclass
+class Batch:
+    """Utterances of one micro-batch.
+
+    Attributes:
+        utts: ids, for messages.
+        states: encoder states (B, T, D), zero-padded.
+        lengths: (B,) states per utterance.
+        tasks: the task of each utterance.
+        answers: token ids of each answer, eos included; empty for decoding.
+        targets: the transcript's classes for the CTC head; empty where there is no transcript.
+    """
+
+    utts: list[str]
+    states: Tensor
+    lengths: Tensor
+    tasks: list[str]
+    answers: list[list[int]]
+    targets: list[list[int]]
+
+
+class SpeechLLM(nn.Module):
+    """Adapter, hand-over and language model; the prompt and the tokeniser travel with them.
+
+    Args:
+        adapter: states (B, T, D), lengths -> embeddings (B, T', H), lengths.
+        head: the warm start's CTC head, or None.
+        handover: see adapters/handover.py.
+        llm: a transformers causal LM, with or without peft's LoRA.
+        tokenizer: its tokeniser.
+        prompt: the one prompt object.
+    """
+
+    def __init__(
+        self,
+        adapter: nn.Module,
+        head: EmbeddingCTCHead | None,
+        handover: Handover,
+        llm: nn.Module,
+        tokenizer: Any,
+        prompt: Prompt,
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.head = head
+        self.handover = handover
+        self.llm = llm
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+
+    def speech(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder states (B, T, D), lengths (B,) -> what the LLM is fed (B, T', H), lengths (B,)."""
+        return self.handover(*self.adapter(states, lengths))
+
+    def losses(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+        """Summed losses and what they are summed over: {"ce": (sum, answer tokens), "ctc": (sum, target tokens)}.
+
+        Cross-entropy is taken on answer and eos only, and the LM head is applied to those positions only. Sums, not
+        means, so that the caller can normalise by the tokens of its whole global batch.
+        """
+        outputs, lengths = self.adapter(batch.states, batch.lengths)
+        speech, speech_lengths = self.handover(outputs, lengths)
+        sequences, starts = self._join(speech, speech_lengths, batch.tasks, batch.answers)
+        inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        mask = _mask([len(one) for one in sequences], inputs.device)
+        hidden = self._decoder()(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
+        # The state before a token predicts it.
+        rows = [hidden[i, s - 1 : s - 1 + len(a)] for i, (s, a) in enumerate(zip(starts, batch.answers, strict=True))]
+        labels = torch.tensor([token for answer in batch.answers for token in answer], device=inputs.device)
+        logits = self.llm.get_output_embeddings()(torch.cat(rows)).float()
+        losses = {"ce": (nn.functional.cross_entropy(logits, labels, reduction="sum"), len(labels))}
+        if self.head is not None and any(batch.targets):
+            chosen = [i for i, target in enumerate(batch.targets) if target]
+            losses["ctc"] = self.head.loss(outputs[chosen], lengths[chosen], [batch.targets[i] for i in chosen])
+        return losses
+
+    @torch.no_grad()
+    def prefix(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Left-padded [speech][prompt] for generation: embeddings (B, L, H) and attention mask (B, L)."""
+        speech, lengths = self.speech(batch.states, batch.lengths)
+        sequences, _ = self._join(speech, lengths, batch.tasks, [[] for _ in batch.utts])
+        inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_side="left")
+        return inputs, _mask([len(one) for one in sequences], inputs.device).flip(1)
+
+    def _join(
+        self, speech: Tensor, lengths: Tensor, tasks: list[str], answers: list[list[int]]
+    ) -> tuple[list[Tensor], list[int]]:
+        """One sequence of embeddings an utterance, and the place where its answer starts."""
+        embed = self.llm.get_input_embeddings()
+        around = {task: self.prompt.around(task, self.tokenizer) for task in set(tasks)}
+        sequences, starts = [], []
+        for row, length, task, answer in zip(speech, lengths.tolist(), tasks, answers, strict=True):
+            before, after = around[task]
+            pieces = [
+                self._embed(embed, before),
+                row[:length].to(embed.weight.dtype),
+                self._embed(embed, after + answer),
+            ]
+            sequences.append(torch.cat(pieces))
+            starts.append(len(before) + length + len(after))
+        return sequences, starts
+
+    def _embed(self, embed: nn.Module, ids: list[int]) -> Tensor:
+        return embed(torch.tensor(ids, dtype=torch.long, device=embed.weight.device))
+
+    def _decoder(self) -> nn.Module:
+        """The transformer without its LM head, LoRA inside."""
+        llm = self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
+        return llm.base_model
+
+
+def _mask(lengths: list[int], device: torch.device) -> Tensor:
+    places = torch.arange(max(lengths), device=device)
+    return (places[None] < torch.tensor(lengths, device=device)[:, None]).long()

@@ -1,0 +1,73 @@
+"""Progress of long work: a bar with rate and time left on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+LOG_EVERY_SECONDS = 20.0
+
+
+def track(items: Iterable[T], what: str, total: int, *, done: int = 0, unit: str = "utt") -> Iterator[T]:
+    """Yield `items` and show how far the work is.
+
+    Args:
+        what: what is being done, such as "encoding data/en/train".
+        total: how many items there are in all.
+        done: how many of them were finished by an earlier run.
+        unit: what one item is called.
+    """
+    if sys.stderr.isatty():
+        yield from _bar(items, what, total, done, unit)
+    else:
+        yield from _lines(items, what, total, done, unit)
+
+
+def _bar(items: Iterable[T], what: str, total: int, done: int, unit: str) -> Iterator[T]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total, completed=done, rate="")
+        for count, item in enumerate(items, 1):
+            yield item
+            rate = count / max(time.monotonic() - start, 1e-6)
+            progress.update(task, advance=1, rate=f"{rate:.1f} {unit}/s")
+
+
+def _lines(items: Iterable[T], what: str, total: int, done: int, unit: str) -> Iterator[T]:
+    start = last = time.monotonic()
+    count = 0
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_EVERY_SECONDS:
+            last = now
+            rate = count / (now - start)
+            left = (total - done - count) / rate
+            log(f"{what}: {done + count}/{total} {unit}, {rate:.1f} {unit}/s, {clock(left)} left")
+    seconds = time.monotonic() - start
+    log(f"{what}: {done + count}/{total} {unit} in {clock(seconds)}")
+
+
+def log(message: str) -> None:
+    """Write one time-stamped line to stderr."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, secs = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"

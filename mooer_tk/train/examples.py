@@ -1,0 +1,175 @@
+"""Training examples: which states, which task, which text; and their batches under a budget of positions."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mooer_tk.config import DataConfig
+from mooer_tk.data.array_shards import ShardReader
+from mooer_tk.data.kaldi_dir import read_table
+from mooer_tk.data.skips import SkipReport
+from mooer_tk.errors import UserError
+from mooer_tk.llm.prompt import Prompt
+from mooer_tk.llm.speech_llm import Batch
+from mooer_tk.score.normalise import get_normaliser
+
+TASK_PARTS = {"asr": ("asr",), "ast": ("ast",), "asr_ast": ("asr", "ast")}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One line of training data: `task:states:text[+translation][:weight]`.
+
+    `weight` is how often an utterance of it is seen per pass (0.5: every second pass on average, 2: twice).
+    asr takes a transcript; ast a translation, after a transcript for the CTC loss (`text+translation`) if there is
+    one; asr_ast takes both.
+    """
+
+    task: str
+    states: Path
+    tables: tuple[Path, ...]
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, line: str) -> Source:
+        """Read the command line's form.
+
+        Raises:
+            UserError: a wrong form, an unknown task, or the wrong number of tables for it.
+        """
+        fields = line.split(":")
+        if len(fields) not in (3, 4) or fields[0] not in TASK_PARTS:
+            raise UserError(f"source '{line}' is not of the form asr|ast|asr_ast:states-dir:table[+table][:weight].")
+        tables = tuple(Path(one) for one in fields[2].split("+"))
+        if (fields[0] == "asr_ast" and len(tables) != 2) or (fields[0] == "asr" and len(tables) != 1):
+            raise UserError(f"source '{line}': asr takes one table, asr_ast takes transcript+translation.")
+        try:
+            weight = float(fields[3]) if len(fields) == 4 else 1.0
+        except ValueError as error:
+            raise UserError(f"source '{line}': the weight must be a number.") from error
+        return cls(fields[0], Path(fields[1]), tables, weight)
+
+
+@dataclass
+class Example:
+    """One utterance with its task, and what it weighs in positions."""
+
+    utt: str
+    task: str
+    shards: ShardReader
+    answer: list[int]
+    transcript: list[int]  # LLM tokens of the normalised transcript; empty when there is none
+    frames: int
+    weight: float
+
+    def positions(self, stack: int, prompt: int) -> int:
+        """Positions that the LLM sees at the most: speech, prompt and answer."""
+        return self.frames // stack + prompt + len(self.answer)
+
+
+def load_examples(
+    sources: list[Source], config: DataConfig, prompt: Prompt, tokenizer: Any, report: Path, *, max_skip: float = 0.1
+) -> list[Example]:
+    """Pair states with texts; utterances without one of them are counted in `report`.
+
+    ASR targets are normalised (normaliser "target-en"), translations keep their form (MooER's tutorial).
+
+    Raises:
+        UserError: a missing table or shard directory, nothing left to train on, or too many skips.
+    """
+    normalise = get_normaliser("target-en")
+    skips = SkipReport("training examples", max_skip)
+    examples: list[Example] = []
+    total = 0
+    for source in sources:
+        prompt.check_task(source.task)
+        shards = ShardReader(source.states)
+        tables = [read_table(path) for path in source.tables]
+        parts = ("asr", "ast") if len(tables) == 2 else TASK_PARTS[source.task]
+        total += len(shards)
+        for utt in shards:
+            texts = {part: table.get(utt, "") for part, table in zip(parts, tables, strict=True)}
+            if "asr" in texts:
+                texts["asr"] = normalise(texts["asr"])
+            reason = _unfit(texts, shards.entries[utt].seconds, config)
+            if reason:
+                skips.add(f"{source.task}:{utt}", reason)
+                continue
+            answer = prompt.answer([texts[part] for part in TASK_PARTS[source.task]], tokenizer)
+            # A leading blank gives the words of a transcript the same tokens wherever they stand.
+            transcript = tokenizer.encode(" " + texts["asr"], add_special_tokens=False) if "asr" in texts else []
+            frames = shards.entries[utt].shape[0]
+            examples.append(Example(utt, source.task, shards, answer, transcript, frames, source.weight))
+    print(skips.check(total, report))
+    if not examples:
+        raise UserError(f"nothing to train on: all {total} utterances were skipped, see {report}.")
+    return examples
+
+
+def _unfit(texts: dict[str, str], seconds: float, config: DataConfig) -> str:
+    missing = [part for part, text in texts.items() if not text]
+    if missing:
+        return f"no {'transcript' if missing[0] == 'asr' else 'translation'}"
+    if not config.min_seconds <= seconds <= config.max_seconds:
+        return f"duration: {seconds:.2f} s is outside {config.min_seconds:g}-{config.max_seconds:g} s"
+    return ""
+
+
+def plan_epoch(
+    examples: list[Example], config: DataConfig, *, stack: int, prompt: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """The batches of one pass: lists of indices into `examples`, a function of (seed, epoch) alone.
+
+    Utterances are drawn by weight, shuffled, sorted by length within pools of many batches, cut to the budget of
+    padded positions, and the batches shuffled again: little padding, and every epoch is different.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    weights = np.array([example.weight for example in examples])
+    copies = np.floor(weights + rng.random(len(examples))).astype(int)
+    order = rng.permutation(np.repeat(np.arange(len(examples)), copies))
+    sizes = np.array([example.positions(stack, prompt) for example in examples])
+    batches: list[list[int]] = []
+    pool = 50 * config.batch_utts
+    for first in range(0, len(order), pool):
+        chunk = order[first : first + pool]
+        batch: list[int] = []
+        for index in chunk[np.argsort(sizes[chunk], kind="stable")]:
+            # Sorted upwards: the newcomer is the longest, so it sets the padded size.
+            if batch and (len(batch) == config.batch_utts or sizes[index] * (len(batch) + 1) > config.batch_positions):
+                batches.append(batch)
+                batch = []
+            batch.append(int(index))
+        if batch:
+            batches.append(batch)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def collate(examples: list[Example], classes_of: Any = None) -> Batch:
+    """Read the states of a few examples and pad them; `classes_of` maps transcripts to the CTC head's classes."""
+    states = [torch.from_numpy(example.shards[example.utt].astype(np.float32)) for example in examples]
+    return Batch(
+        utts=[example.utt for example in examples],
+        states=torch.nn.utils.rnn.pad_sequence(states, batch_first=True),
+        lengths=torch.tensor([len(one) for one in states]),
+        tasks=[example.task for example in examples],
+        answers=[example.answer for example in examples],
+        targets=[classes_of(example.transcript) if classes_of else [] for example in examples],
+    )
+
+
+def state_statistics(examples: list[Example], most: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-dimension mean and deviation (D,) of the states of at most `most` examples, chosen by hash of their ids."""
+    chosen = sorted(examples, key=lambda e: hashlib.sha1(e.utt.encode()).digest())[:most]
+    total = square = torch.zeros((), dtype=torch.float64)
+    frames = 0
+    for example in chosen:
+        states = torch.from_numpy(example.shards[example.utt].astype(np.float64))
+        total, square, frames = total + states.sum(0), square + states.square().sum(0), frames + len(states)
+    mean = total / frames
+    return mean.float(), (square / frames - mean.square()).clamp_min(0).sqrt().float()

@@ -1,0 +1,105 @@
+"""Intervals hold the point value, shrink with data and repeat with the seed; paired tests find gaps."""
+
+import numpy as np
+import pytest
+
+from mooer_tk.errors import UserError
+from mooer_tk.score import bootstrap
+from mooer_tk.score.bootstrap import bootstrap_interval, paired_bootstrap
+from mooer_tk.score.error_rate import error_rate
+from mooer_tk.score.normalise import get_normaliser
+from mooer_tk.score.translation import translation
+
+NONE = get_normaliser("none")
+WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
+
+
+def corpus(n, error=0.2, seed=0, corpus_seed=100):
+    texts, noise = np.random.default_rng(corpus_seed), np.random.default_rng(seed)
+    refs = {f"u{i:04d}": list(texts.choice(WORDS, size=texts.integers(4, 15))) for i in range(n)}
+    hyps = {utt: [w if noise.random() > error else "noise" for w in words] for utt, words in refs.items()}
+    return tuple({utt: " ".join(words) for utt, words in side.items()} for side in (refs, hyps))
+
+
+def wer_statistics(n, **settings):
+    return error_rate(*corpus(n, **settings), unit="word", normaliser=NONE).statistics()
+
+
+@pytest.mark.parametrize("metric", ["wer", "bleu", "chrf"])
+def test_interval_holds_the_value_and_shrinks_with_more_data(metric):
+    widths = []
+    for n in (30, 480):
+        if metric == "wer":
+            statistics = wer_statistics(n)
+        else:
+            statistics = getattr(translation(*corpus(n), normaliser=NONE), metric).statistics
+        interval = bootstrap_interval(statistics, resamples=300)
+        assert interval.low < interval.value < interval.high
+        assert interval.value == pytest.approx(statistics.point())
+        widths.append(interval.high - interval.low)
+    # Sixteen times the data: a quarter of the width, give or take the noise of the small set.
+    assert widths[1] < 0.45 * widths[0]
+
+
+def test_width_agrees_with_the_binomial_error_of_independent_words():
+    statistics = wer_statistics(500, error=0.3)
+    words = int(statistics.counts[:, 1].sum())
+    interval = bootstrap_interval(statistics)
+    expected = 2 * 1.96 * 100 * np.sqrt(0.3 * 0.7 / words)
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.2)
+
+
+def test_same_seed_same_interval_and_blocks_do_not_change_it(monkeypatch):
+    statistics = wer_statistics(50)
+    first = bootstrap_interval(statistics, seed=3)
+    assert first == bootstrap_interval(statistics, seed=3)
+    assert (first.low, first.high) != tuple(
+        getattr(bootstrap_interval(statistics, seed=4), side) for side in ("low", "high")
+    )
+    monkeypatch.setattr(bootstrap, "_BLOCK", 50 * 7)
+    assert first == bootstrap_interval(statistics, seed=3)
+
+
+def test_perfect_system_has_an_interval_of_zero_width():
+    interval = bootstrap_interval(wer_statistics(20, error=-1.0))
+    assert (interval.low, interval.value, interval.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_system_against_itself_is_no_difference():
+    statistics = wer_statistics(100)
+    comparison = paired_bootstrap(statistics, statistics)
+    assert comparison.p_value == pytest.approx(1.0)
+    assert (comparison.difference.low, comparison.difference.high) == (0.0, 0.0)
+
+
+def test_a_clearly_better_system_is_found_and_the_sign_is_b_minus_a():
+    worse, better = wer_statistics(200, error=0.3, seed=1), wer_statistics(200, error=0.1, seed=2)
+    comparison = paired_bootstrap(worse, better)
+    assert comparison.difference.value == pytest.approx(comparison.b - comparison.a)
+    assert comparison.difference.high < 0
+    assert comparison.p_value < 0.01
+
+
+def test_equal_systems_are_rarely_called_different():
+    p_values = [
+        paired_bootstrap(
+            wer_statistics(60, seed=2 * i + 1), wer_statistics(60, seed=2 * i + 2), resamples=200
+        ).p_value
+        for i in range(40)
+    ]
+    assert np.mean(np.array(p_values) < 0.05) <= 0.2
+    assert 0.3 < np.mean(p_values) < 0.7
+
+
+def test_paired_bleu_finds_the_better_translation():
+    refs, weak = corpus(80, error=0.4, seed=1)
+    _, strong = corpus(80, error=0.1, seed=2)
+    scores = [translation(refs, hyps, normaliser=NONE).bleu.statistics for hyps in (weak, strong)]
+    comparison = paired_bootstrap(*scores, resamples=200)
+    assert comparison.difference.low > 0
+    assert comparison.p_value < 0.01
+
+
+def test_different_utterances_cannot_be_paired():
+    with pytest.raises(UserError, match="10 ids are in one alone: u0020"):
+        paired_bootstrap(wer_statistics(20), wer_statistics(30))

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# utils/validate_data_dir.sh: check that the files of a data folder agree with each other.
+#
+# Usage: utils/validate_data_dir.sh ARGS    (all of them are passed on; --help lists them)
+#
+# The same as: mooer data validate ARGS
+# The Python is, in this order: $PYTHON, the active virtual environment's, the repository's .venv.
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ] && [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$root/.venv/bin/python" ]; then
+  python=$root/.venv/bin/python
+fi
+
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m mooer_tk.bin.main data validate "$@"
