@@ -138,11 +138,16 @@ def load_config(path: Path | str | None, overrides: list[str] | None = None) -> 
             raise UserError(f"cannot read the config {path}: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"the config {path} is no valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"the config {path} must hold sections with keys, found {values!r:.60}.")
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals:
             raise UserError(f"override '{override}' is not of the form section.key=value.")
-        _set(values, key.split("."), yaml.safe_load(value), override)
+        try:
+            _set(values, key.split("."), yaml.safe_load(value), override)
+        except yaml.YAMLError as error:
+            raise UserError(f"override '{override}': the value is no valid YAML: {error}") from error
     return _build(Config, values, "", str(path or "command line"))
 
 

@@ -29,9 +29,9 @@ class EmbeddingCTCHead(nn.Module):
         self.register_buffer("centre", rows.mean(0), persistent=False)
         self.register_buffer("spread", rows.std(), persistent=False)
         self.blank = nn.Parameter(torch.zeros(rows.shape[1]))
-        self.blank_bias = nn.Parameter(torch.tensor(2.0))
+        self.blank_bias = nn.Parameter(torch.tensor(6.0))
         self.bias = nn.Parameter(torch.zeros(len(tokens)))
-        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.tensor(1.0))
 
     def log_probs(self, embeddings: Tensor) -> Tensor:
         """Adapter outputs (B, T, H) -> log-probabilities (B, T, 1 + V)."""

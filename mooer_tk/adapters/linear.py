@@ -42,7 +42,9 @@ class LinearAdapter(nn.Module):
     def forward(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, D), lengths (B,) -> embeddings (B, T // k, H), lengths // k (at least 1)."""
         batch, time, dim = states.shape
-        states = (states - self.mean) / self.std
+        inside = torch.arange(time, device=states.device)[None] < lengths.to(states.device)[:, None]
+        # Padding is the mean state, so that an utterance shorter than k gives the same in any company.
+        states = ((states - self.mean) / self.std).masked_fill(~inside[..., None], 0.0)
         keep = max(time // self.stack, 1) * self.stack
         if time < keep:
             states = nn.functional.pad(states, (0, 0, 0, keep - time))

@@ -17,7 +17,7 @@ from mooer_tk.hub.models import MODELS, TEACHERS, resolve_model, resolve_teacher
 from mooer_tk.hub.packages import PACKAGES, SOUND_LANGS, fetch_package
 
 TOOLS = ("fortunes", "flite", "espeak-ng")
-SOUNDS = "asterisk-sounds"
+SOUNDS, TRANSCRIPTS = "asterisk-sounds", "asterisk-text"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _fetch(name: str) -> Iterator[tuple[str, str, Path]]:
     kind, _, rest = name.partition(":")
-    if kind == SOUNDS:
-        yield "asterisk-transcripts", "packages", fetch_package("asterisk-transcripts-1.6.1")
+    if name == TRANSCRIPTS:
+        yield name, "packages", fetch_package("asterisk-transcripts-1.6.1")
+    elif kind == SOUNDS:
+        # The split into train, dev and test looks at the transcripts of every language.
+        yield from _fetch(TRANSCRIPTS)
         for lang in rest.split(",") if rest else SOUND_LANGS:
             if lang not in SOUND_LANGS:
                 raise UserError(f"{SOUNDS} has no language '{lang}': {nearest(lang, SOUND_LANGS)}")
@@ -58,7 +61,7 @@ def _fetch(name: str) -> Iterator[tuple[str, str, Path]]:
         model = resolve_model(name)
         yield name, model.source, model.path
     else:
-        known = (*MODELS, *(f"teacher:{t}" for t in TEACHERS), SOUNDS, *TOOLS)
+        known = (*MODELS, *(f"teacher:{t}" for t in TEACHERS), SOUNDS, TRANSCRIPTS, *TOOLS)
         raise UserError(f"unknown name '{name}': {nearest(name, known)}")
 
 
@@ -68,6 +71,7 @@ def _listing() -> Iterator[str]:
         yield f"  {name:<30} hub {model.repo}, or package {model.package}"
     for name, model in TEACHERS.items():
         yield f"  {'teacher:' + name:<30} hub {model.repo}, or package {model.package}"
+    yield f"  {TRANSCRIPTS:<30} {PACKAGES['asterisk-transcripts-1.6.1'].what}"
     yield f"  {SOUNDS + ':LANG,...':<30} studio prompts with transcripts: {', '.join(SOUND_LANGS)}"
     for name in TOOLS:
         yield f"  {name:<30} {PACKAGES[name].what}"

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         _export_best_warm_start(objective, args.out)
     with replacing(args.out / "loss.png") as picture:
         plot_loss(args.out / "train.jsonl", picture)
-    mark_done(args.out, mark, **{k: v for k, v in scores.items() if k != "kind"})
+    mark_done(args.out, mark, **scores)
     return 0
 
 

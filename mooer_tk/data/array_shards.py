@@ -126,18 +126,18 @@ class ShardReader:
         """The array of an utterance: a read-only view into the mapped shard.
 
         Raises:
-            UserError: the shard is shorter than its index says.
+            UserError: the shard is missing, or shorter than its index says.
         """
         entry = self.entries[utt]
-        if entry.shard not in self._maps:
-            with (self.folder / entry.shard).open("rb") as file:
-                self._maps[entry.shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         count = int(np.prod(entry.shape))
         try:
+            if entry.shard not in self._maps:
+                with (self.folder / entry.shard).open("rb") as file:
+                    self._maps[entry.shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             flat = np.frombuffer(self._maps[entry.shard], dtype=entry.dtype, count=count, offset=entry.offset)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.folder / entry.shard} is cut short at '{utt}' ({error}): "
+                f"{self.folder / entry.shard} is missing or cut short at '{utt}' ({error}): "
                 "remove the directory and rerun stage 3."
             ) from error
         return flat.reshape(entry.shape)

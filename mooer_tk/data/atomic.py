@@ -28,7 +28,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         UserError: the file system refused (disk full, no permission); `path` is left as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -36,10 +36,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Nothing half-written was kept; "
-            "free some space or choose another place, and run the same command again."
-        ) from error
+        raise _refused(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,7 +45,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 def replacing_dir(path: Path | str) -> Iterator[Path]:
     """Yield an empty temporary directory beside `path`; it becomes `path` when the block ends without an error."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -58,12 +55,23 @@ def replacing_dir(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(
-            f"cannot write the directory {path}: {error.strerror or error}. Nothing half-written was kept; "
-            "free some space or choose another place, and run the same command again."
-        ) from error
+        raise _refused(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
+def _refused(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}. Nothing half-written was kept; "
+        "free some space or choose another place, and run the same command again."
+    )
 
 
 def sweep_leftovers(folder: Path | str) -> None:
@@ -105,7 +113,7 @@ def is_done(folder: Path | str, mark: str) -> bool:
     """True when `folder` holds a finished marker with this fingerprint (same settings, same inputs)."""
     try:
         return json.loads((Path(folder) / DONE).read_text(encoding="utf-8"))["fingerprint"] == mark
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -83,15 +83,16 @@ def _decode(source: Path | io.BytesIO, name: str) -> np.ndarray:
                 raise AudioError(f"no audio stream: {name}")
             stream = container.streams.audio[0]
             stream.codec_context.options = {"err_detect": "explode"}
-            promised = _promised_seconds(container, stream)
-            resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+            promised = _promised_seconds(container, stream) * _riff_share(source)
+            # Channels are averaged here: the resampler's own mix would raise equal channels by 3 dB, past full scale.
+            resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
             rate = 0
             for frame in container.decode(stream):
                 rate = frame.sample_rate
                 decoded += frame.samples
                 _refuse_non_finite(frame, name)
-                pieces.extend(out.to_ndarray()[0] for out in resampler.resample(frame))
-            pieces.extend(out.to_ndarray()[0] for out in resampler.resample(None))
+                pieces.extend(out.to_ndarray().mean(axis=0) for out in resampler.resample(frame))
+            pieces.extend(out.to_ndarray().mean(axis=0) for out in resampler.resample(None))
     except av.FFmpegError as error:
         raise AudioError(f"undecodable: {name}: {error.strerror or error}") from error
     if not decoded:
@@ -106,6 +107,24 @@ def _refuse_non_finite(frame: object, name: str) -> None:
     # The resampler may turn a NaN into silence, so look before it.
     if frame.format.name in ("flt", "fltp", "dbl", "dblp") and not np.isfinite(frame.to_ndarray()).all():
         raise AudioError(f"non-finite samples: {name} holds NaN or infinity")
+
+
+def _riff_share(source: Path | io.BytesIO) -> float:
+    """How many times longer a wav file says it is than it is; 1 for whole files and other formats.
+
+    FFmpeg takes the length of a wav from the size of the file, so that a cut file looks whole to it.
+    """
+    if isinstance(source, Path):
+        size = source.stat().st_size
+        with source.open("rb") as file:
+            head = file.read(8)
+    else:
+        size, head = len(source.getvalue()), source.getvalue()[:8]
+    promised = int.from_bytes(head[4:], "little")
+    # Programs that write to a pipe cannot know the length; they leave 0 or a number near 2 or 4 GiB.
+    if head[:4] != b"RIFF" or promised % 2**31 > 2**31 - 2**16:
+        return 1.0
+    return max((promised + 8) / size, 1.0)
 
 
 def _promised_seconds(container: object, stream: object) -> float:

@@ -39,7 +39,7 @@ def _read(path: Path, mark: str) -> dict[str, dict[str, Any]]:
         try:
             result = json.loads(line)
         except ValueError:
-            continue
+            result = {}
         if number == 0 and result.get("run") != mark:
             return {}
         if "utt" in result:

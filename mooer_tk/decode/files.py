@@ -67,9 +67,10 @@ def cut_at_quiet(samples: np.ndarray, longest: float) -> list[np.ndarray]:
     while len(samples) > most:
         room = samples[most // 2 : most]
         energy = (room[: len(room) // frame * frame].reshape(-1, frame) ** 2).mean(1)
-        # A pause is more than one quiet frame: smooth over 200 ms.
-        smooth = np.convolve(energy, np.ones(10) / 10, mode="same")
-        cut = most // 2 + int(smooth.argmin()) * frame + frame // 2
+        # A pause is more than one quiet frame: look at 200 ms, whole ones only, so that no edge seems quiet.
+        pause = min(10, len(energy))
+        smooth = np.convolve(energy, np.ones(pause), mode="valid")
+        cut = most // 2 + int(smooth.argmin()) * frame + pause * frame // 2
         pieces.append(samples[:cut])
         samples = samples[cut:]
     return [*pieces, samples]

@@ -48,7 +48,8 @@ def generate(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos,
         eos_token_id=eos,
         return_dict_in_generate=True,
-        output_scores=config.beam == 1,
+        # Without them transformers gives a beam search's own scores neither.
+        output_scores=True,
     )
     scores = out.sequences_scores if config.beam > 1 else _greedy_scores(model, out, eos)
     results = []

@@ -34,7 +34,8 @@ def cache_states(
     """Write the encoder states of every utterance of `data_dir` to shards in `out`.
 
     Job `job` of `nj` (from 1) writes every nj-th shard and leaves the closing to a last call with job 0, which
-    writes what is missing, checks the skips and marks the directory as done. A killed run goes on at its shard.
+    writes what is missing, checks the skips and marks the directory as done. A killed run goes on at its shard, and one
+    that stopped for its skips reads the recordings again that were mended since.
 
     Raises:
         UserError: an unsound data directory, or more skipped utterances than `max_skip`.
@@ -51,9 +52,15 @@ def cache_states(
     writer = ShardWriter(out, {"fingerprint": mark, "encoder": to_dict(config)})
     if job == 0:
         sweep_leftovers(out)
-    missing = [n for n in mine if not writer.is_whole(n)]
+    skipped = ShardReader(out, unfinished=True).skipped
+    limits = (min_seconds, max_seconds)
+
+    def mended(number: int) -> bool:
+        return any(one.utt in skipped and _is_usable(one, limits, allow_pipe) for one in shards[number])
+
+    missing = [n for n in mine if not writer.is_whole(n) or mended(n)]
     if missing:
-        _encode_shards(writer, shards, missing, config, (min_seconds, max_seconds), allow_pipe, data_dir)
+        _encode_shards(writer, shards, missing, config, limits, allow_pipe, data_dir)
     if job == 0:
         _close(data_dir, out, mark, len(utterances), max_skip)
 
@@ -83,10 +90,7 @@ def _encode_shards(
         for place, _ in enumerate(utterances):
             utterance = next(counted)
             try:
-                samples = load_utterance(utterance, allow_pipe=allow_pipe)
-                if not seconds[0] <= len(samples) / SAMPLE_RATE <= seconds[1]:
-                    raise AudioError(f"duration: {len(samples) / SAMPLE_RATE:.2f} s is outside {seconds} s")
-                batch.append((utterance.utt, samples))
+                batch.append((utterance.utt, _load(utterance, seconds, allow_pipe)))
             except AudioError as error:
                 skipped[utterance.utt] = str(error)
             if batch and (len(batch) == BATCH_UTTS or place == len(utterances) - 1):
@@ -97,6 +101,21 @@ def _encode_shards(
     for number in missing:
         skipped: dict[str, str] = {}
         writer.write(number, items(shards[number], skipped), skipped)
+
+
+def _load(utterance: Utterance, seconds: tuple[float, float], allow_pipe: bool) -> np.ndarray:
+    samples = load_utterance(utterance, allow_pipe=allow_pipe)
+    if not seconds[0] <= len(samples) / SAMPLE_RATE <= seconds[1]:
+        raise AudioError(f"duration: {len(samples) / SAMPLE_RATE:.2f} s is outside {seconds[0]:g}-{seconds[1]:g} s")
+    return samples
+
+
+def _is_usable(utterance: Utterance, seconds: tuple[float, float], allow_pipe: bool) -> bool:
+    try:
+        _load(utterance, seconds, allow_pipe)
+    except AudioError:
+        return False
+    return True
 
 
 def _close(data_dir: Path, out: Path, mark: str, total: int, max_skip: float) -> None:

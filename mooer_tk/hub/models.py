@@ -78,7 +78,7 @@ def resolve_model(name: str) -> ResolvedModel:
 
 
 def resolve_teacher(name: str) -> ResolvedModel:
-    """Find a Whisper model as a CTranslate2 folder that faster-whisper loads; arguments and errors as `resolve_model`."""
+    """Find a Whisper model as a CTranslate2 folder for faster-whisper; arguments and errors as `resolve_model`."""
     return _resolve(name, TEACHERS, "teacher")
 
 
@@ -151,15 +151,11 @@ def _from_packages(name: str, model: KnownModel) -> Path | None:
 def _from_hub(name: str, model: KnownModel) -> Path | None:
     if _is_path(name):
         return None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        have = Path(snapshot_download(model.repo, local_files_only=True))
-        if _is_complete(have):
-            return have
-    except LocalEntryNotFoundError:
-        pass
+    config = try_to_load_from_cache(model.repo, "config.json")
+    if isinstance(config, str) and _is_complete(Path(config).parent):
+        return Path(config).parent
     if any(os.environ.get(name, "0").lower() not in ("", "0", "false") for name in ("MOOER_OFFLINE", "HF_HUB_OFFLINE")):
         raise UserError(f"{model.repo} is not downloaded and this run is offline (MOOER_OFFLINE or HF_HUB_OFFLINE)")
     return _download(model.repo)
@@ -178,7 +174,6 @@ def _download(repo: str) -> Path:
         path = Path(
             snapshot_download(
                 repo,
-                revision=info.sha,
                 allow_patterns=[*SIDE_FILES, *weights],
                 ignore_patterns=["*/*", "*.fp32*"],
                 etag_timeout=HUB_TIMEOUT_SECONDS,

@@ -31,7 +31,7 @@ def label_directory(
 ) -> None:
     """Write `out/` with the teacher's `text` (asr) and `text.en` (ast), and report.md against the human text.
 
-    Labels are kept in `labels.jsonl` as they come, so that a killed run goes on at its utterance. The human tables stay
+    Labels are kept in `labels.jsonl` as they come, so that a killed run goes on at its batch. The human tables stay
     where they are, in `data_dir`.
     """
     utterances = DataDir(data_dir).utterances()
@@ -43,10 +43,15 @@ def label_directory(
     out.mkdir(parents=True, exist_ok=True)
     log_of_labels = ResultLog(out / "labels.jsonl", mark)
     labels = log_of_labels.results
-    missing = [utterance for utterance in utterances if utterance.utt not in labels]
+    # Whole batches: a teacher hears an utterance in the window of its batch, so its company must not change. Those
+    # with a skip are read again, for what was skipped may have been mended since.
+    batches = [utterances[i : i + BATCH_UTTS] for i in range(0, len(utterances), BATCH_UTTS)]
+    missing = [batch for batch in batches if any("skipped" in labels.get(u.utt, {"skipped": ""}) for u in batch)]
     if missing:
         whisper = WhisperTeacher(teacher, language, threads=threads, beam=beam)
-        counted = track(missing, f"labelling {data_dir}", len(utterances), done=len(labels))
+        left = [utterance for batch in missing for utterance in batch]
+        done = len(utterances) - len(left)
+        counted = track(left, f"labelling {data_dir}", len(utterances), done=done)
         while batch := list(itertools.islice(counted, BATCH_UTTS)):
             log_of_labels.add(_label(whisper, batch, tasks, allow_pipe))
 

@@ -66,7 +66,12 @@ def build_model(
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str) -> None:
     """Load weights; raise a UserError that lists missing, unused and wrongly shaped keys."""
-    own = module.state_dict()
+    check_fit(module.state_dict(), weights, what)
+    module.load_state_dict(weights)
+
+
+def check_fit(own: dict[str, Tensor], weights: dict[str, Tensor], what: str) -> None:
+    """Raise a UserError that lists how `weights` differ in names and shapes from what is asked for."""
     faults = [f"missing {key}" for key in sorted(own.keys() - weights.keys())]
     faults += [f"unused {key}" for key in sorted(weights.keys() - own.keys())]
     faults += [
@@ -79,7 +84,6 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str) -> N
             f"the weights of {what} do not fit the config: {'; '.join(faults[:10])}. "
             "Use the config.yaml that was written beside them."
         )
-    module.load_state_dict(weights)
 
 
 def save_adapter(path: Path, adapter: nn.Module, head: EmbeddingCTCHead | None) -> None:
@@ -116,7 +120,7 @@ def load_model(folder: Path | str) -> tuple[SpeechLLM, Config]:
     Raises:
         UserError: not a model directory, or weights that do not fit.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     folder = Path(folder)
     # `exp/NAME` is what people have at hand; the model lies below it.
@@ -126,11 +130,15 @@ def load_model(folder: Path | str) -> tuple[SpeechLLM, Config]:
     config = load_config(folder / "config.yaml")
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     llm, tokenizer = load_llm(config.llm)
-    lora_keys = set(load_file(folder / "lora" / "adapter_model.safetensors"))
-    wrapped = PeftModel.from_pretrained(llm, str(folder / "lora"))
-    expected = {name.replace(".default", "") for name in wrapped.state_dict() if ".lora_" in name}
-    if lora_keys != expected:
-        raise UserError(f"{folder}/lora does not fit the LLM: {sorted(lora_keys ^ expected)[:5]}")
+    try:
+        weights = load_file(folder / "lora" / "adapter_model.safetensors")
+        wrapped = PeftModel(llm, PeftConfig.from_pretrained(str(folder / "lora")))
+    except Exception as error:  # safetensors and peft raise their own kinds, all of them about these files
+        raise UserError(f"cannot read the LoRA of {folder}/lora: {error}. Run stage 6 again.") from error
+    fresh = {name.replace(".default", ""): p for name, p in wrapped.named_parameters() if ".lora_" in name}
+    check_fit(fresh, weights, f"{folder}/lora")
+    for name, parameter in fresh.items():
+        parameter.data.copy_(weights[name])
     model = build_model(
         config,
         info["dim"],

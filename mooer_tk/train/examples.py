@@ -47,8 +47,10 @@ class Source:
         if len(fields) not in (3, 4) or fields[0] not in TASK_PARTS:
             raise UserError(f"source '{line}' is not of the form asr|ast|asr_ast:states-dir:table[+table][:weight].")
         tables = tuple(Path(one) for one in fields[2].split("+"))
-        if (fields[0] == "asr_ast" and len(tables) != 2) or (fields[0] == "asr" and len(tables) != 1):
-            raise UserError(f"source '{line}': asr takes one table, asr_ast takes transcript+translation.")
+        if len(tables) not in {"asr": (1,), "ast": (1, 2), "asr_ast": (2,)}[fields[0]]:
+            raise UserError(
+                f"source '{line}': asr takes one table, ast [transcript+]translation, asr_ast transcript+translation."
+            )
         try:
             weight = float(fields[3]) if len(fields) == 4 else 1.0
         except ValueError as error:

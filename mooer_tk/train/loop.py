@@ -86,7 +86,8 @@ class Trainer:
         stream = self._micro_batches()
         seconds, tokens, begun = 0.0, 0, time.monotonic()
         what = f"training {self.checkpoints.parent}"
-        scores = self.lines[-1] if self.lines and self.lines[-1]["kind"] == "dev" else {}
+        last = self.lines[-1] if self.lines else {}
+        scores = {name: value for name, value in last.items() if name not in ("kind", "step", "epoch")}
         for _ in track(range(self.step, self.config.steps), what, self.config.steps, done=self.step, unit="step"):
             started = time.monotonic()
             facts = self._one_step(stream)
@@ -110,7 +111,7 @@ class Trainer:
         for batch in batches:
             losses = self.objective.losses(batch)
             for name, (total, _) in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(total)
+                sums[name] = sums.get(name, 0.0) + total.item()
             sum(total * weight / max(counts[name], 1) for name, (total, weight) in losses.items()).backward()
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.optim.clip))
         if not math.isfinite(norm + sum(sums.values())):

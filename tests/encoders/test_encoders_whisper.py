@@ -1,0 +1,134 @@
+"""Whisper's encoder on real speech: the converted weights, batching, shorter windows, and that it stays frozen."""
+
+import numpy as np
+import pytest
+import torch
+
+from mooer_tk.config import EncoderConfig
+from mooer_tk.encoders.ct2_whisper import convert, read_ct2
+from mooer_tk.encoders.table import build_encoder
+from mooer_tk.encoders.whisper import WhisperEncoder
+from mooer_tk.errors import UserError
+from mooer_tk.hub.models import resolve_teacher
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_whisper):
+    return build_encoder(EncoderConfig(model=str(tiny_whisper), window_s=10))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_whisper):
+    return build_encoder(EncoderConfig(model=str(tiny_whisper), window_s=30))
+
+
+@pytest.fixture(scope="module")
+def some(waves):
+    return [waves[name] for name in ("queue-thankyou", "vm-sorry", "ss-noservice", "pbx-invalidpark")]
+
+
+def cosines(one, other):
+    return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+
+
+def test_converted_weights_give_the_states_of_ctranslate2_itself(waves, tmp_path):
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    source = resolve_teacher("whisper-tiny.en").path
+    convert(source, tmp_path / "converted")
+    encoder = WhisperEncoder(tmp_path / "converted", window_s=30).freeze()
+    samples = np.concatenate([waves["ss-noservice"], waves["agent-incorrect"]])
+    features = encoder.features(samples)
+    assert features.shape == (3000, 80)
+    theirs = ctranslate2.models.Whisper(str(source), device="cpu", compute_type="float32", intra_threads=1)
+    view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features.T[None].numpy()))
+    expected = np.array(theirs.encode(view, to_cpu=True))[0]
+    with torch.inference_mode():
+        states, lengths = encoder(features[None], torch.tensor([3000]))
+    assert states.shape == (1, 1500, 384) and lengths.tolist() == [1500]
+    assert np.abs(states[0].numpy() - expected).max() < 1e-3 * np.abs(expected).max()
+    # The front end too: encode() from samples must give those states, cut to the speech.
+    (cut,) = encoder.encode([samples])
+    np.testing.assert_allclose(cut, expected[: len(cut)], atol=1e-3 * np.abs(expected).max())
+
+
+def test_the_front_end_is_that_of_faster_whisper(encoder, waves):
+    extractor = pytest.importorskip("faster_whisper.feature_extractor").FeatureExtractor(feature_size=80)
+    samples = waves["vm-sorry"]
+    padded = np.pad(samples, (0, 160_000 - len(samples)))
+    expected = extractor(padded, padding=0)[:, :1000].T
+    np.testing.assert_allclose(encoder.features(samples).numpy(), expected, atol=2e-3)
+
+
+def test_the_number_of_states_is_a_state_each_20_ms(encoder, waves):
+    for samples in (waves["vm-sorry"], waves["vm-sorry"][:1600], waves["vm-sorry"][:1601]):
+        (states,) = encoder.encode([samples])
+        assert states.shape == (-(-len(samples) // 320), encoder.dim)
+        assert states.dtype == np.float32 and np.isfinite(states).all()
+    assert (encoder.dim, encoder.frame_ms) == (384, 20.0)
+
+
+def test_a_batch_of_different_lengths_equals_one_by_one(encoder, some):
+    # Of one window and of two, so that both groups and the order of results are seen.
+    mixed = [some[0], np.concatenate(some[1:]), some[1], np.concatenate([some[3], *some[1:]]), some[2][:4000]]
+    assert len({len(encoder.features(samples)) for samples in mixed}) == 2
+    for together, samples in zip(encoder.encode(mixed), mixed, strict=True):
+        (alone,) = encoder.encode([samples])
+        assert together.shape == alone.shape
+        np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_short_windows_keep_the_states_of_whispers_own_window(encoder, whole, some):
+    short, long = np.concatenate(encoder.encode(some)), np.concatenate(whole.encode(some))
+    assert short.shape == long.shape
+    assert cosines(short, long).mean() > 0.98
+    # What the claim is worth: the states of other speech are not as near.
+    assert cosines(short, np.roll(long, 50, axis=0)).mean() < 0.8
+
+
+def test_more_than_thirty_seconds_is_refused(encoder):
+    with pytest.raises(ValueError, match="at most 30 s"):
+        encoder.encode([np.zeros(30 * 16_000 + 1, np.float32)])
+
+
+def test_a_frozen_encoder_stays_in_eval_mode_and_gives_no_gradients(toy_whisper):
+    encoder = WhisperEncoder(toy_whisper)
+    assert encoder.train().training
+    model = torch.nn.ModuleDict({"encoder": encoder.freeze(), "adapter": torch.nn.Linear(16, 4)})
+    model.train()
+    assert model["adapter"].training
+    assert not any(module.training for module in encoder.modules())
+    states, _ = encoder(torch.randn(1, 1000, 80), torch.tensor([1000]))
+    assert not states.requires_grad
+    model["adapter"](states).sum().backward()
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert model["adapter"].weight.grad.abs().sum() > 0
+
+
+def test_neighbouring_frames_keep_different_positions_in_bfloat16(tiny_whisper):
+    # Positions counted in bfloat16 are equal from frame 256 on; a table in float32 that is rounded keeps them apart.
+    encoder = WhisperEncoder(tiny_whisper).freeze().bfloat16()
+    with torch.inference_mode():
+        states, _ = encoder(torch.zeros(1, 3000, 80), torch.tensor([3000]))
+    for place in (256, 512, 1024):
+        assert (states[0, place] - states[0, place + 1]).abs().max() > 0
+
+
+def test_unknown_encoders_windows_and_models_are_user_errors(tiny_whisper, tmp_path):
+    with pytest.raises(UserError, match="did you mean 'whisper'"):
+        build_encoder(EncoderConfig(name="wisper", model=str(tiny_whisper)))
+    with pytest.raises(UserError, match="window_s is 40"):
+        WhisperEncoder(tiny_whisper, window_s=40)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        build_encoder(EncoderConfig(model=str(tmp_path)))
+
+
+def test_a_truncated_ctranslate2_model_is_a_user_error(tmp_path):
+    whole = (resolve_teacher("whisper-tiny.en").path / "model.bin").read_bytes()
+    path = tmp_path / "model.bin"
+    for size in (0, 3, 20, 1000, len(whole) // 2):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"model\.bin is no whole CTranslate2 model"):
+            read_ct2(path)
+    path.write_bytes(b"\x05" + whole[1:1000])
+    with pytest.raises(UserError, match="format 6"):
+        read_ct2(path)

@@ -1,0 +1,187 @@
+"""`mooer train` and `mooer average` as a user runs them: killed at any moment, the same command loses nothing."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mooer_tk.data.kaldi_dir import write_table
+from mooer_tk.llm.checkpoint import load_model
+from mooer_tk.train.checkpoints import best, list_checkpoints, load_weights
+
+STEPS = {"warm_start": 60, "instruct": 30}
+WORDS = ["yes", "no", "please", "hold", "the", "line", "one", "two", "three", "thank you", "goodbye"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, write_states):
+    """Random states for 30 utterances and 6 of them as a dev set; what is said does not matter here."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    arrays = {f"u{i:02d}": rng.standard_normal((int(rng.integers(20, 60)), 8)) for i in range(30)}
+    said = {utt: " ".join(rng.choice(WORDS, 4)) for utt in arrays}
+    write_states(folder / "train", arrays)
+    write_states(folder / "dev", dict(list(arrays.items())[:6]))
+    write_table(folder / "text", said)
+    # One utterance has no translation.
+    write_table(folder / "text.en", {utt: text.title() + "." for utt, text in said.items() if utt != "u07"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_llm):
+    """Dropout everywhere, so that a lost random state shows; a small vocabulary of steps, so that kills hit them."""
+    common = [f"llm.model={tiny_llm}", "llm.lora.rank=4", "llm.lora.dropout=0.1"]
+    common += ["adapter.stack=2", "adapter.hidden=16", "adapter.dropout=0.1", "adapter.handover=posterior"]
+    common += ["decode.max_new_tokens=4", "train.ctc_weight=0.3", "train.accumulate=2"]
+    for section, kind in (("warm_start", "warm_start"), ("train", "instruct")):
+        facts = {"steps": STEPS[kind], "log_every": 1, "eval_every": 5, "keep": 2, "data.batch_utts": 4}
+        facts |= {"optim.warmup_steps": 5, "optim.lr": "5e-3"}
+        common += [f"{section}.{key}={value}" for key, value in facts.items()]
+    return common
+
+
+def command(kind, corpus, settings, out, init=None):
+    asr = f"{corpus}/train:{corpus}/text", f"{corpus}/dev:{corpus}/text"
+    ast = f"{corpus}/train:{corpus}/text+{corpus}/text.en:0.5"
+    words = ["train", kind, "--out", out, "--source", f"asr:{asr[0]}", "--dev", f"asr:{asr[1]}", "--source"]
+    words += [f"ast:{ast}", "--max-skip", "0.2", "--set", *settings]
+    return [*words, "--init", init] if init else words
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, settings, tmp_path_factory):
+    """Both trainings run to their end without a break: kind -> directory."""
+    from mooer_tk.bin.main import main
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for kind, init in (("warm_start", None), ("instruct", folder / "warm_start" / "adapter.safetensors")):
+        assert main([str(word) for word in command(kind, corpus, settings, folder / kind, init)]) == 0
+    return {kind: folder / kind for kind in STEPS}
+
+
+def log_of(folder):
+    """The log without what depends on the clock."""
+    found = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")} for line in found]
+
+
+def assert_same_run(folder, other):
+    assert log_of(folder) == log_of(other)
+    checkpoints = [list_checkpoints(one / "checkpoints") for one in (folder, other)]
+    assert [state for _, state in checkpoints[0]] == [state for _, state in checkpoints[1]]
+    for (path, _), (twin, _) in zip(*checkpoints, strict=True):
+        weights, expected = load_weights(path), load_weights(twin)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected), path
+    done = [json.loads((one / "done.json").read_text()) for one in (folder, other)]
+    assert {k: v for k, v in done[0].items() if k != "fingerprint"} == {
+        k: v for k, v in done[1].items() if k != "fingerprint"
+    }
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_killed_training_goes_on_and_equals_an_undisturbed_one(
+    kind, corpus, settings, undisturbed, tmp_path, mooer, kill_mooer
+):
+    init = undisturbed["warm_start"] / "adapter.safetensors" if kind == "instruct" else None
+    words = command(kind, corpus, settings, tmp_path / "run", init)
+    log = tmp_path / "run" / "train.jsonl"
+    # Not before the first checkpoint (step 5, line 6): what starts anew proves nothing.
+    lines = random.randint(7, STEPS[kind] * 2 // 3)
+    kill_mooer(words, lambda: log.is_file() and log.read_bytes().count(b"\n") >= lines, moment=0.05)
+    killed_at = len(log.read_text().splitlines())
+    assert killed_at < len(log_of(undisturbed[kind])) and not (tmp_path / "run" / "done.json").exists()
+    assert mooer(*words) == 0, f"killed at line {killed_at}"
+    assert_same_run(tmp_path / "run", undisturbed[kind])
+    if kind == "warm_start":
+        final = [load_file(one / "adapter.safetensors") for one in (tmp_path / "run", undisturbed[kind])]
+        assert all(torch.equal(final[0][name], final[1][name]) for name in final[1])
+
+
+def test_a_training_killed_before_its_last_marker_is_finished_by_the_same_command(
+    corpus, settings, undisturbed, tmp_path, mooer
+):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed["warm_start"], run)
+    for name in ("done.json", "adapter.safetensors", "loss.png"):
+        (run / name).unlink()
+    # The fingerprint depends on the command, not on where its output lies.
+    assert mooer(*command("warm_start", corpus, settings, run)) == 0
+    assert_same_run(run, undisturbed["warm_start"])
+    assert (run / "loss.png").stat().st_size > 1000
+
+
+def test_the_log_learns_and_shows_what_a_user_asks_of_it(undisturbed):
+    for kind, folder in undisturbed.items():
+        log = log_of(folder)
+        train = [line for line in log if line["kind"] == "train"]
+        assert [line["step"] for line in train] == list(range(1, STEPS[kind] + 1))
+        losses = [line["loss"] for line in train]
+        assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:4])
+        assert [line["step"] for line in log if line["kind"] == "dev"][-1] == STEPS[kind]
+        assert max(line["epoch"] for line in train) >= 1
+        assert {"lr", "grad_norm"} <= train[0].keys()
+        assert len(list_checkpoints(folder / "checkpoints")) in (2, 3)
+        assert (folder / "config.yaml").is_file() and "git" in json.loads((folder / "run.json").read_text())
+
+
+def test_the_utterance_without_a_translation_is_named(undisturbed):
+    for folder in undisturbed.values():
+        assert (folder / "skipped_train.tsv").read_text() == "ast:u07\tno translation\n"
+        assert (folder / "skipped_dev.tsv").read_text() == ""
+
+
+def test_a_finished_training_is_not_run_again(corpus, settings, undisturbed, mooer):
+    folder = undisturbed["warm_start"]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert mooer(*command("warm_start", corpus, settings, folder)) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_other_settings_in_the_same_place_start_anew(corpus, settings, undisturbed, tmp_path, mooer, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed["warm_start"], run)
+    short = [*settings, "warm_start.steps=3", "warm_start.seed=1"]
+    assert mooer(*command("warm_start", corpus, short, run)) == 0
+    assert "starting anew" in capsys.readouterr().err
+    assert [state["step"] for _, state in list_checkpoints(run / "checkpoints")] == [3]
+    assert [line["step"] for line in log_of(run)] == [1, 2, 3, 3]
+
+
+def test_the_average_of_the_best_is_exported_and_decodes(undisturbed, corpus, tmp_path, mooer):
+    out = tmp_path / "exp" / "model"
+    assert mooer("average", undisturbed["instruct"], out, "--best", 2) == 0
+    chosen = [path for path, _ in best(list_checkpoints(undisturbed["instruct"] / "checkpoints"), 2)]
+    weights = [load_weights(path) for path in chosen]
+    lora = load_file(out / "lora" / "adapter_model.safetensors")
+    adapter = load_file(out / "adapter.safetensors")
+    assert len(lora) == 2 * 7 * 2
+    for name, tensor in adapter.items():
+        mean = sum(one[name] for one in weights) / 2 if tensor.is_floating_point() else weights[0][name]
+        torch.testing.assert_close(tensor, mean)
+    for name, tensor in lora.items():
+        inside = "llm." + name.replace(".weight", ".default.weight")
+        torch.testing.assert_close(tensor, sum(one[inside] for one in weights) / 2)
+        assert not torch.equal(tensor, weights[0][inside])
+    assert json.loads((out / "info.json").read_text())["averaged"] == [path.name for path in chosen]
+    load_model(out)
+    assert mooer("decode", corpus / "dev", tmp_path / "hyp", "--model", tmp_path / "exp", "--set", "decode.beam=2") == 0
+    assert len((tmp_path / "hyp" / "hyp").read_text().splitlines()) == 6
+
+
+def test_averaging_what_was_not_trained_is_a_user_error(tmp_path, mooer, capsys):
+    assert mooer("average", tmp_path / "nowhere", tmp_path / "out") == 2
+    assert "run the training stage first" in capsys.readouterr().err
+
+
+def test_a_missing_or_misshaped_warm_start_is_refused(corpus, settings, undisturbed, tmp_path, mooer, capsys):
+    assert mooer(*command("instruct", corpus, settings, tmp_path / "a", tmp_path / "nowhere.safetensors")) == 2
+    assert "nowhere.safetensors" in capsys.readouterr().err
+    init = undisturbed["warm_start"] / "adapter.safetensors"
+    assert mooer(*command("instruct", corpus, [*settings, "adapter.hidden=24"], tmp_path / "b", init)) == 2
+    assert "adapter.linear1.weight is (16, 16), expected (24, 16)" in capsys.readouterr().err

@@ -1,0 +1,200 @@
+"""The loop on small objectives: whole-batch normalisation, epochs, schedule, and failures that are not swallowed."""
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mooer_tk.config import DataConfig, DecodeConfig, OptimConfig, TrainConfig
+from mooer_tk.errors import UserError
+from mooer_tk.llm.speech_llm import Batch
+from mooer_tk.train.examples import Example
+from mooer_tk.train.loop import Trainer, learning_rate
+from mooer_tk.train.objectives import Instruct
+
+OPTIM = OptimConfig(lr=0.1, warmup_steps=1, clip=1e6)
+CONFIG = TrainConfig(steps=4, log_every=1, eval_every=100, optim=OPTIM)
+
+
+class Toy:
+    """Learns one number from four utterances; `plan` is what the test wants it to be."""
+
+    def __init__(self, batches, poison=None):
+        self.module = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.ones_(self.module.weight)
+        self.batches, self.seen, self.poison = batches, [], poison or {}
+
+    def groups(self):
+        return [{"params": list(self.module.parameters()), "lr_scale": 1.0}]
+
+    def plan(self, epoch):
+        return self.batches
+
+    def batch(self, indices):
+        self.seen.append(indices)
+        states = torch.tensor([[float(i + 1)] for i in indices])
+        return Batch([f"utt{i}" for i in indices], states, None, [], [[0]] * len(indices), [])
+
+    def losses(self, batch):
+        values = self.module(batch.states).square()
+        for utt, fate in self.poison.items():
+            if utt in batch.utts:
+                values = fate(values)
+        return {"ce": (values.sum(), 1.0)}
+
+    def counts(self, batch):
+        return {"ce": len(batch.utts)}
+
+    def evaluate(self):
+        return {"loss": self.module.weight.item(), "criterion": self.module.weight.item()}
+
+
+def lines(folder, kind="train"):
+    found = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [line for line in found if line["kind"] == kind]
+
+
+def with_sgd(trainer):
+    """A linear optimizer, under which equal updates mean equal gradients; AdamW would hide a wrong scale."""
+    trainer.optimizer = torch.optim.SGD(trainer.objective.groups(), lr=0.1)
+    return trainer
+
+
+def test_micro_batches_of_any_sizes_give_the_update_of_the_whole_batch(tmp_path):
+    weights, logs = [], []
+    for name, batches in {"whole": [[0, 1, 2, 3]], "halves": [[0, 1], [2, 3]], "uneven": [[3], [0, 1, 2]]}.items():
+        toy = Toy(batches)
+        config = replace(CONFIG, steps=3, accumulate=len(batches), optim=replace(OPTIM, lr=0.01))
+        with_sgd(Trainer(toy, config, tmp_path / name)).run()
+        weights.append(toy.module.weight.item())
+        logs.append([line["loss"] for line in lines(tmp_path / name)])
+    assert weights[0] < 1
+    assert weights[1:] == pytest.approx(weights[:1] * 2, rel=1e-6)
+    assert logs[0] == logs[1] == logs[2] and logs[0][0] == pytest.approx((1 + 4 + 9 + 16) / 4)
+
+
+def instruct(model, frames, plan, config):
+    """The real objective over random states, with batches of the test's choice."""
+    generator = torch.Generator().manual_seed(4)
+    states = {str(i): torch.randn(n, 8, generator=generator).numpy() for i, n in enumerate(frames)}
+    words = ["yes", "a much longer answer than the others have", "no no", "please hold"]
+    examples = [
+        Example(utt, "asr", states, model.prompt.answer([words[i]], model.tokenizer), [300 + i, 310], len(one), 1.0)
+        for i, (utt, one) in enumerate(states.items())
+    ]
+    objective = Instruct(model, examples, [], config, DecodeConfig())
+    objective.plan = lambda epoch: plan
+    objective.evaluate = lambda: {"criterion": 0.0}
+    return objective
+
+
+def test_two_micro_batches_of_the_speech_llm_give_the_update_of_one(tmp_path, make_model):
+    updates = []
+    for plan in ([[0, 1, 2, 3]], [[0, 3], [1, 2]], [[1], [0, 2, 3]]):
+        model = make_model("posterior")
+        start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        config = replace(CONFIG, steps=2, accumulate=len(plan), ctc_weight=0.5, data=DataConfig())
+        folder = tmp_path / str(len(updates))
+        with_sgd(Trainer(instruct(model, [30, 8, 21, 14], plan, config), config, folder)).run()
+        updates.append({name: p.detach() - start[name] for name, p in model.named_parameters() if name in start})
+        assert {"loss_ce", "loss_ctc"} <= lines(folder)[0].keys()
+    for other in updates[1:]:
+        for name, update in updates[0].items():
+            torch.testing.assert_close(other[name], update, rtol=1e-3, atol=1e-6)
+    assert sum(update.abs().sum() for update in updates[0].values()) > 0.1
+
+
+def test_each_epoch_sees_every_batch_once_and_the_run_ends_at_its_last_step(tmp_path):
+    toy = Toy([[0], [1, 2], [3]])
+    Trainer(toy, replace(CONFIG, steps=8), tmp_path).run()
+    assert toy.seen == [[0], [1, 2], [3], [0], [1, 2], [3], [0], [1, 2]]
+    assert [line["epoch"] for line in lines(tmp_path)] == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
+
+
+def test_accumulation_crosses_the_end_of_an_epoch_without_losing_a_batch(tmp_path):
+    toy = Toy([[0], [1], [2]])
+    Trainer(toy, replace(CONFIG, steps=3, accumulate=2), tmp_path).run()
+    assert toy.seen == [[0], [1], [2], [0], [1], [2]]
+
+
+def test_dev_scores_and_checkpoints_come_at_their_steps_and_at_the_last_but_not_at_zero(tmp_path):
+    toy = Toy([[0]])
+    scores = Trainer(toy, replace(CONFIG, steps=7, eval_every=3, keep=9), tmp_path).run()
+    assert [line["step"] for line in lines(tmp_path, "dev")] == [3, 6, 7]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000003", "step-000006", "step-000007"]
+    assert scores["loss"] == pytest.approx(toy.module.weight.item(), abs=1e-3)
+
+
+def test_evaluation_leaves_the_random_numbers_of_training_alone(tmp_path):
+    drawn = {}
+    for every in (1, 100):
+        toy = Toy([[0]])
+        drawn[every] = numbers = []
+        plain = toy.losses
+        toy.losses = lambda batch, numbers=numbers, plain=plain: numbers.append(torch.rand(()).item()) or plain(batch)
+        toy.evaluate = lambda: {"criterion": torch.rand(()).item()}
+        Trainer(toy, replace(CONFIG, eval_every=every), tmp_path / str(every)).run()
+    assert drawn[1] == drawn[100] and len(set(drawn[1])) == 4
+
+
+def test_the_schedule_warms_up_and_ends_at_its_share():
+    config = OptimConfig(lr=1e-3, warmup_steps=10, min_lr_share=0.1)
+    rates = [learning_rate(step, config, 100) for step in range(1, 101)]
+    assert rates[0] == pytest.approx(1e-4) and rates[4] == pytest.approx(5e-4) and max(rates) == rates[9] == 1e-3
+    assert all(one > other for one, other in itertools.pairwise(rates[9:]))
+    assert rates[-1] == pytest.approx(1e-4)
+    assert learning_rate(1, replace(config, warmup_steps=0), 1) > 0
+
+
+def test_the_scale_of_a_group_multiplies_the_schedule(tmp_path):
+    toy = Toy([[0]])
+    toy.groups = lambda: [{"params": list(toy.module.parameters()), "lr_scale": 0.25}]
+    trainer = Trainer(toy, CONFIG, tmp_path)
+    trainer.run()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * learning_rate(4, OPTIM, 4))
+
+
+def test_a_huge_gradient_is_clipped(tmp_path):
+    toy = Toy([[1000]])
+    with_sgd(Trainer(toy, replace(CONFIG, steps=1, optim=replace(OPTIM, clip=0.5)), tmp_path)).run()
+    assert toy.module.weight.item() == pytest.approx(1 - 0.1 * 0.5)
+    assert lines(tmp_path)[0]["grad_norm"] > 1e5
+
+
+@pytest.mark.parametrize("fate", [lambda v: v * math.nan, lambda v: v * math.inf, lambda v: (v - v.detach()).sqrt()])
+def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_utterances_names(tmp_path, fate):
+    # The third makes a finite loss of an infinite gradient.
+    toy = Toy([[0], [1], [2, 3]], poison={"utt3": fate})
+    with pytest.raises(UserError, match=r"step 3: .*not finite, on utt2, utt3"):
+        Trainer(toy, replace(CONFIG, eval_every=1), tmp_path).run()
+    assert math.isfinite(toy.module.weight.item())
+    assert [line["step"] for line in lines(tmp_path, "dev")] == [1, 2]
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError, ValueError, torch.OutOfMemoryError])
+def test_no_failure_is_taken_for_the_end_of_an_epoch(tmp_path, error):
+    def fail(_):
+        raise error("CUDA out of memory")
+
+    toy = Toy([[0], [1], [2]], poison={"utt2": fail})
+    with pytest.raises(error):
+        Trainer(toy, CONFIG, tmp_path).run()
+    assert len(lines(tmp_path)) == 2
+
+
+def test_an_epoch_without_a_batch_is_a_user_error_not_an_endless_loop(tmp_path):
+    with pytest.raises(UserError, match="without a single batch"):
+        Trainer(Toy([]), CONFIG, tmp_path).run()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    Trainer(Toy([[0]]), replace(CONFIG, eval_every=2), tmp_path).run()
+    other = Toy([[0]])
+    other.module = torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match=r"another model: \['bias'\]"):
+        Trainer(other, replace(CONFIG, steps=9), tmp_path).run()
