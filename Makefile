@@ -5,6 +5,7 @@
 #   VENV=DIR          the virtual environment                      (default .venv)
 #   PYTHON=PROGRAM    the Python 3.11 or 3.12 to make it with      (default: the first that is found)
 #   EXTRAS=A,B        extras for `make install`                    (default none)
+#   langs="es fr"     languages that the demo translates to English (default es)
 #   DEMO_OPTS="..."   options for the demo recipe's run.sh
 #   PYTEST_OPTS="..." options for pytest, BENCH_OPTS="..." options for benchmarks/run.py
 
@@ -12,6 +13,7 @@ VENV ?= .venv
 PYTHON ?=
 EXTRAS ?=
 DEMO_OPTS ?=
+langs ?=
 PYTEST_OPTS ?=
 BENCH_OPTS ?=
 
@@ -44,7 +46,7 @@ install: ## make the environment in .venv (EXTRAS=dev,label,deepspeed,espnet)
 demo: ## install, then run the small recipe egs/asterisk/mooer from data to scores (DEMO_OPTS="...")
 	@begin=$$SECONDS; \
 	$(INSTALL) --extras label; \
-	(cd egs/asterisk/mooer && $(WITH_VENV) ./run.sh $(DEMO_OPTS)); \
+	(cd egs/asterisk/mooer && $(WITH_VENV) ./run.sh $(if $(langs),--ast-langs "$(langs)") $(DEMO_OPTS)); \
 	echo "make demo: done in $$((SECONDS - begin)) s"
 
 test: ## install with dev and label, run the tests that take less than a minute each

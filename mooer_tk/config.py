@@ -102,7 +102,7 @@ class DecodeConfig:
 
     beam: int = 4
     max_new_tokens: int = 200
-    tokens_per_second: float = 12.0  # output cap: this many tokens a second of speech (+ 10) stops loops
+    tokens_per_second: float = 8.0  # output cap: this many tokens a second of speech (+ 5) stops loops
     length_penalty: float = 0.8
     eos_bias: float = -0.2
     repetition_penalty: float = 1.0

@@ -33,5 +33,5 @@ class LengthCap(LogitsProcessor):
 
 
 def caps(seconds: list[float], tokens_per_second: float, most: int) -> list[int]:
-    """Tokens allowed for utterances of these durations; ten are always allowed for the shortest."""
-    return [min(most, round(10 + tokens_per_second * one)) for one in seconds]
+    """Tokens allowed for utterances of these durations; five are always allowed for the shortest."""
+    return [min(most, round(5 + tokens_per_second * one)) for one in seconds]

@@ -110,7 +110,7 @@ def test_the_task_reaches_the_model(model, states):
 
 
 def test_caps_grow_with_the_speech_up_to_the_most():
-    assert caps([0.0, 1.0, 2.5, 100.0], 12.0, 200) == [10, 22, 40, 200]
+    assert caps([0.0, 1.0, 2.5, 100.0], 12.0, 200) == [5, 17, 35, 200]
 
 
 def test_the_cap_forces_eos_for_the_rows_whose_time_is_over_and_no_others():

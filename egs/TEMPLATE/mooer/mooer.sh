@@ -35,6 +35,7 @@ tts_utts=0        # synthetic sentences beside the corpus; 0 for none
 asr_weight=1      # passes over an ASR utterance for one over a TTS sentence
 ast_weight=1      # the same for AST utterances
 both_weight=0     # the same for transcribing and translating in one answer
+tts_weight=1      # share of the TTS sentences that a pass of stage 5 takes; stage 4 takes them all
 max_train=0       # utterances of each training set; 0 takes all (for tests)
 max_skip=0.05     # share of unusable utterances that stops a stage
 normaliser=whisper-en # of both sides when English text is scored by WER
@@ -100,8 +101,7 @@ tee_log() {
 
 if begin 0 "download"; then
   read -r encoder llm < <(mooer config "$config" --set ${overrides[@]+"${overrides[@]}"} --get encoder.model llm.model)
-  mooer fetch "$encoder" "$llm"
-  if [ "$labels" = pseudo ] || [ "$stop_stage" -ge 8 ]; then mooer fetch "teacher:$teacher"; fi
+  mooer fetch "$encoder" "$llm" "teacher:$teacher"
   local/download.sh --langs "$langs" --tts-utts "$tts_utts"
 fi
 
@@ -152,17 +152,20 @@ for lang in $ast_langs; do
   if [ "$both_weight" != 0 ]; then sources+=(--source "asr_ast:dump/$lang/train:$tables:$both_weight"); fi
   dev+=(--dev "ast:dump/$lang/dev:data/$lang/dev/text+data/$lang/dev/text.en")
 done
-if [ "$tts_utts" -gt 0 ]; then sources+=(--source "asr:dump/tts:data/tts/speech/text:1"); fi
 train_options=(--config "$config" --set ${overrides[@]+"${overrides[@]}"} "${sources[@]}" "${dev[@]}" --max-skip 0.15)
+# tts WEIGHT: the source of synthetic sentences, if there are any.
+tts() { if [ "$tts_utts" -gt 0 ]; then printf '%s\n' --source "asr:dump/tts:data/tts/speech/text:$1"; fi; }
 
 if [ "$warm_start" = true ] && begin 4 "adapter warm start"; then
-  tee_log warm_start mooer train warm_start --out "$exp/warm_start" "${train_options[@]}"
+  mapfile -t synthetic < <(tts 1)
+  tee_log warm_start mooer train warm_start --out "$exp/warm_start" "${train_options[@]}" "${synthetic[@]}"
 fi
 
 if begin 5 "adapter + LoRA"; then
   init=()
   if [ "$warm_start" = true ]; then init=(--init "$exp/warm_start/adapter.safetensors"); fi
-  tee_log train mooer train instruct --out "$exp/train" ${init[@]+"${init[@]}"} "${train_options[@]}"
+  mapfile -t synthetic < <(tts "$tts_weight")
+  tee_log train mooer train instruct --out "$exp/train" ${init[@]+"${init[@]}"} "${train_options[@]}" "${synthetic[@]}"
 fi
 
 if begin 6 "average and export"; then

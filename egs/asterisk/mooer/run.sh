@@ -12,5 +12,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 exec ../../TEMPLATE/mooer/mooer.sh \
   --asr-langs en --ast-langs es \
   --tts-utts 3000 \
-  --asr-weight 2 --ast-weight 1 --both-weight 0.5 \
+  --asr-weight 4 --ast-weight 1.5 --both-weight 0.5 --tts-weight 0.3 \
   "$@"
