@@ -31,7 +31,6 @@ INSTALL_REQUIRES = [
     "safetensors",
     "gguf>=0.17",
     "sentencepiece",
-    "lhotse>=1.30",
     "soundfile",
     "av",
     "soxr",

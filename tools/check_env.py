@@ -29,7 +29,6 @@ REQUIRED = {
     "safetensors": "safetensors",
     "gguf": "gguf",
     "sentencepiece": "sentencepiece",
-    "lhotse": "lhotse",
     "soundfile": "soundfile",
     "av": "av",
     "soxr": "soxr",

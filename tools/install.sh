@@ -234,6 +234,10 @@ for entry in entries("find-links"):
     links.append(entry if path is None else str(path.resolve()))
 index = last("index-url")
 extra = [e for e in entries("extra-index-url") if usable(e, " ")]
+# uv may take a poorer wheel of the same version (one without its bundled library) from a partial mirror on the disk.
+for entry in [e for e in extra if local_path(e) is not None]:
+    print(f"skip\t{entry}\ta partial index on the disk; pip reads it if uv cannot install without it")
+    extra.remove(entry)
 if links:
     print("UV_FIND_LINKS\t" + ",".join(links))
 if index and usable(index, " "):

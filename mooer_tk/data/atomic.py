@@ -7,6 +7,7 @@ flushed to the disk and renamed (POSIX rename is atomic within a file system).
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from typing import Any
 from mooer_tk.errors import UserError
 
 DONE = "done.json"
+# What a file system says when it will not take a write; other errors in a block that writes are its own.
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -36,6 +39,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
         raise _refused(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -55,6 +60,8 @@ def replacing_dir(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
         raise _refused(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
