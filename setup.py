@@ -30,21 +30,19 @@ INSTALL_REQUIRES = [
     "accelerate",
     "safetensors",
     "gguf>=0.17",
-    "sentencepiece",
     "soundfile",
     "av",
-    "soxr",
     "numpy",
+    "regex",
     "pyyaml",
     "jiwer>=4",
     "sacrebleu>=2.5",
     "matplotlib",
     "rich",
-    "tensorboard",
 ]
 
-# What makes transcripts where a corpus has none: a Whisper model and a phone-level aligner.
-LABEL = ["faster-whisper", "pocketsphinx"]
+# What makes transcripts where a corpus has none: Whisper through CTranslate2.
+LABEL = ["faster-whisper"]
 
 EXTRAS_REQUIRE = {
     "deepspeed": ["deepspeed"],

@@ -28,17 +28,14 @@ REQUIRED = {
     "accelerate": "accelerate",
     "safetensors": "safetensors",
     "gguf": "gguf",
-    "sentencepiece": "sentencepiece",
     "soundfile": "soundfile",
     "av": "av",
-    "soxr": "soxr",
     "numpy": "numpy",
     "yaml": "pyyaml",
     "jiwer": "jiwer",
     "sacrebleu": "sacrebleu",
     "matplotlib": "matplotlib",
     "rich": "rich",
-    "tensorboard": "tensorboard",
 }
 
 # what -> (module or program, what it is for, how to get it)
@@ -46,7 +43,6 @@ OPTIONAL_PACKAGES = {
     "deepspeed": ("deepspeed", "ZeRO training on several GPUs", f"{INSTALL} --extras deepspeed"),
     "espnet": ("espnet2", "ESPnet's encoders", "tools/install_espnet.sh"),
     "faster-whisper": ("faster_whisper", "teacher transcripts", f"{INSTALL} --extras label"),
-    "pocketsphinx": ("pocketsphinx", "phone-level checks of transcripts", f"{INSTALL} --extras label"),
 }
 OPTIONAL_PROGRAMS = {
     "flite": ("flite", "synthetic speech for tests", "your system's package flite"),

@@ -82,9 +82,7 @@ def test_a_clearly_better_system_is_found_and_the_sign_is_b_minus_a():
 
 def test_equal_systems_are_rarely_called_different():
     p_values = [
-        paired_bootstrap(
-            wer_statistics(60, seed=2 * i + 1), wer_statistics(60, seed=2 * i + 2), resamples=200
-        ).p_value
+        paired_bootstrap(wer_statistics(60, seed=2 * i + 1), wer_statistics(60, seed=2 * i + 2), resamples=200).p_value
         for i in range(40)
     ]
     assert np.mean(np.array(p_values) < 0.05) <= 0.2

@@ -114,9 +114,7 @@ def test_indexes_of_pip_reach_uv(checkout, tmp_path, no_gpu):
 
 
 def test_a_uv_variable_of_the_user_wins(checkout, no_gpu):
-    text = plan(
-        checkout, PATH=no_gpu, PIP_INDEX_URL="https://a.example/simple", UV_DEFAULT_INDEX="https://b.example"
-    )
+    text = plan(checkout, PATH=no_gpu, PIP_INDEX_URL="https://a.example/simple", UV_DEFAULT_INDEX="https://b.example")
     assert "UV_DEFAULT_INDEX=" not in text
 
 
@@ -203,9 +201,7 @@ def test_wrong_calls(checkout, args, message):
 
 
 def test_constraints_hold_no_local_builds_and_no_torchaudio():
-    lines = [
-        x for x in (REPO / "tools/constraints.txt").read_text().splitlines() if x and not x.startswith("#")
-    ]
+    lines = [x for x in (REPO / "tools/constraints.txt").read_text().splitlines() if x and not x.startswith("#")]
     assert all(line.count("==") == 1 and "+" not in line for line in lines)
     assert not any(line.startswith(("torchaudio", "uv==", "mooer")) for line in lines)
 

@@ -199,9 +199,7 @@ def test_queue_single(tmp_path, queues, script):
 
 @pytest.mark.parametrize("script", ["slurm.sh", "sge.sh"])
 def test_queue_failure(tmp_path, queues, script):
-    result = launch(
-        script, "JOB=1:2", "x.JOB.log", "bash", "-c", "exit $((JOB - 1))", cwd=tmp_path, PATH=queues
-    )
+    result = launch(script, "JOB=1:2", "x.JOB.log", "bash", "-c", "exit $((JOB - 1))", cwd=tmp_path, PATH=queues)
     assert result.returncode == 1
     assert "1 of 2 jobs failed" in result.stderr
     assert "the whole log is in x.2.log" in result.stderr

@@ -33,9 +33,7 @@ def run_script(tmp_path):
     path.write_text(SCRIPT.replace("@REPO@", str(REPO)))
 
     def call(*args):
-        return subprocess.run(
-            ["bash", str(path), *args], capture_output=True, text=True, cwd=tmp_path, timeout=30
-        )
+        return subprocess.run(["bash", str(path), *args], capture_output=True, text=True, cwd=tmp_path, timeout=30)
 
     return call
 
@@ -80,9 +78,7 @@ def test_values_are_not_run(run_script, tmp_path, value, joined):
     assert not (tmp_path / "hit").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["--$(touch hit)", "--a[$(touch hit)]", "--a[$(touch hit)]=1", "--x;touch hit"]
-)
+@pytest.mark.parametrize("name", ["--$(touch hit)", "--a[$(touch hit)]", "--a[$(touch hit)]=1", "--x;touch hit"])
 def test_names_are_not_run(run_script, tmp_path, name):
     assert run_script(name, "1").returncode == 2
     assert not (tmp_path / "hit").exists()

@@ -36,7 +36,7 @@ asr_weight=1      # passes over an ASR utterance for one over a TTS sentence
 ast_weight=1      # the same for AST utterances
 both_weight=0     # the same for transcribing and translating in one answer
 tts_weight=1      # share of the TTS sentences that a pass of stage 5 takes; stage 4 takes them all
-max_train=0       # utterances of each training set; 0 takes all (for tests)
+max_utts=0       # utterances of each set; 0 takes all (for tests)
 max_skip=0.05     # share of unusable utterances that stops a stage
 normaliser=whisper-en # of both sides when English text is scored by WER
 
@@ -65,6 +65,9 @@ case $labels in pseudo) suffix=_pl ;; human) suffix= ;; *) die "--labels is pseu
 for lang in $langs; do
   [[ $lang =~ ^[a-z]{2,3}$ ]] || die "'$lang' is no language code such as en or es"
 done
+# A mistake in the config shows now, not after hours.
+names=$(mooer config "$config" --set ${overrides[@]+"${overrides[@]}"} --get encoder.model llm.model)
+read -r -a models <<<"$names"
 mkdir -p "$exp"
 
 # begin N TITLE: true when stage N is asked for; from then on the time counts for it.
@@ -100,13 +103,12 @@ tee_log() {
 }
 
 if begin 0 "download"; then
-  read -r encoder llm < <(mooer config "$config" --set ${overrides[@]+"${overrides[@]}"} --get encoder.model llm.model)
-  mooer fetch "$encoder" "$llm" "teacher:$teacher"
+  mooer fetch "${models[@]}" "teacher:$teacher"
   local/download.sh --langs "$langs" --tts-utts "$tts_utts"
 fi
 
 if begin 1 "data directories"; then
-  local/data.sh --langs "$langs" --tts-utts "$tts_utts" --max-train "$max_train"
+  local/data.sh --langs "$langs" --tts-utts "$tts_utts" --max-utts "$max_utts"
   for lang in $langs; do
     for part in train dev test; do
       mooer data validate "data/$lang/$part"

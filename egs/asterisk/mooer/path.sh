@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # path.sh: where the toolkit is. Sourced by every script of the recipe.
 # An active virtual environment comes first, then the checkout's own .venv.
 

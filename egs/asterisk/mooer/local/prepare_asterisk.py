@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write data/<lang>/{train,dev,test} from the Asterisk studio prompts: human speech, human transcripts, parallel ids.
 
-Usage: local/prepare_asterisk.py [--langs en es] [--out data] [--max-train N]
+Usage: local/prepare_asterisk.py [--langs en es] [--out data] [--max-utts N]
 
 The split is by prompt across ALL five languages, whichever are asked for: prompts whose normalised transcripts are
 equal in any language form one group, and a group goes to one side as a whole. So neither the wording nor the
@@ -54,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--langs", nargs="+", default=["en", "es"], help="languages, of: " + " ".join(SOUND_LANGS))
     parser.add_argument("--out", type=Path, default=Path("data"), help="where <lang>/<split> is written")
-    parser.add_argument("--max-train", type=int, default=0, help="utterances of each training set at most; 0: all")
+    parser.add_argument("--max-utts", type=int, default=0, help="utterances of each set at most; 0: all")
     args = parser.parse_args()
     langs = " ".join(args.langs).replace(",", " ").split()
     for lang in langs:
@@ -65,7 +65,7 @@ def main() -> int:
     print(f"{'set':<9} {'prompts':>8} {f'{SENTENCE_WORDS}+ words':>8} {'hours':>7}")
     for lang in langs:
         audio = fetch_package(f"asterisk-sounds-{lang}-1.6.1") / "audio"
-        for row in write_language(lang, everything, side, audio, args.out / lang, args.max_train):
+        for row in write_language(lang, everything, side, audio, args.out / lang, args.max_utts):
             print(row)
     return 0
 
@@ -158,11 +158,11 @@ def _side(group: str) -> str:
 
 
 def write_language(
-    lang: str, everything: dict[str, Transcripts], side: dict[str, str], audio: Path, out: Path, max_train: int = 0
+    lang: str, everything: dict[str, Transcripts], side: dict[str, str], audio: Path, out: Path, max_utts: int = 0
 ) -> list[str]:
     """Write <out>/{train,dev,test} and <out>/left_out.tsv; return the rows of the table that is printed.
 
-    Of the training set, at most `max_train` utterances are written (0: all), the same prompts in every language.
+    Of each set, at most `max_utts` utterances are written (0: all), the same prompts in every language.
     """
     recorded = {path.relative_to(audio).with_suffix("").as_posix(): path for path in sorted(audio.rglob("*.g722"))}
     texts = everything[lang].texts
@@ -178,8 +178,8 @@ def write_language(
     rows = []
     for name in SHARES:
         chosen = sorted((p for p in prompts if side[p] == name), key=_place)
-        if name == "train" and max_train:
-            chosen = chosen[:max_train]
+        if max_utts:
+            chosen = chosen[:max_utts]
         ids = {f"{lang}-{p.replace('/', '_')}": p for p in chosen}
         with replacing_dir(out / name) as folder:
             write_table(folder / "wav.scp", {utt: str(recorded[p]) for utt, p in ids.items()})
