@@ -35,6 +35,7 @@ class AdapterConfig:
     hidden: int = 2048  # the paper's width
     dropout: float = 0.0  # on the states; the paper has none, the embedded recipe has little data
     handover: str = "posterior"  # what the LLM is fed: posterior | norm | raw (adapters/handover.py)
+    blank_penalty: float = 0.0  # posterior: off the blank's logit; a doubtful token may serve the LLM better than none
 
 
 @dataclass

@@ -28,15 +28,17 @@ class EmbeddingCTCHead(nn.Module):
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("centre", rows.mean(0), persistent=False)
         self.register_buffer("spread", rows.std(), persistent=False)
+        # Most frames are blank, and thousands of classes share the rest: starting from a bias of 2 and a scale of 1,
+        # the dev WER of the embedded recipe was 180 % after 100 steps; from 6 and e it was 58 %.
         self.blank = nn.Parameter(torch.zeros(rows.shape[1]))
         self.blank_bias = nn.Parameter(torch.tensor(6.0))
         self.bias = nn.Parameter(torch.zeros(len(tokens)))
         self.log_scale = nn.Parameter(torch.tensor(1.0))
 
-    def log_probs(self, embeddings: Tensor) -> Tensor:
-        """Adapter outputs (B, T, H) -> log-probabilities (B, T, 1 + V)."""
+    def log_probs(self, embeddings: Tensor, blank_penalty: float = 0.0) -> Tensor:
+        """Adapter outputs (B, T, H) -> log-probabilities (B, T, 1 + V); the penalty lowers the blank's logit."""
         classes = torch.cat([self.blank[None], (self.rows - self.centre) / self.spread])
-        bias = torch.cat([self.blank_bias[None], self.bias])
+        bias = torch.cat([self.blank_bias[None] - blank_penalty, self.bias])
         logits = self.log_scale.exp() * (embeddings @ classes.T) / embeddings.shape[-1] ** 0.5 + bias
         return logits.log_softmax(-1)
 

@@ -24,9 +24,10 @@ class Handover(nn.Module):
         kind: posterior, norm or raw.
         table: the LLM's embedding table (vocabulary, H), for the scale.
         head: the CTC head; posterior needs it.
+        blank_penalty: taken off the blank's logit before segments are told apart (posterior only).
     """
 
-    def __init__(self, kind: str, table: Tensor, head: EmbeddingCTCHead | None) -> None:
+    def __init__(self, kind: str, table: Tensor, head: EmbeddingCTCHead | None, blank_penalty: float = 0.0) -> None:
         super().__init__()
         if kind not in HANDOVERS:
             raise UserError(f"adapter.handover '{kind}' is unknown: {nearest(kind, HANDOVERS)}")
@@ -35,6 +36,7 @@ class Handover(nn.Module):
                 "adapter.handover=posterior needs the warm start's CTC head: run stage 4 first, or use raw."
             )
         self.kind = kind
+        self.blank_penalty = blank_penalty
         self.head = head if kind == "posterior" else None
         self.register_buffer("length", table.detach().float().norm(dim=-1).mean(), persistent=False)
 
@@ -47,7 +49,7 @@ class Handover(nn.Module):
         return self._segments(embeddings, lengths)
 
     def _segments(self, embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        probs = self.head.log_probs(embeddings).exp()
+        probs = self.head.log_probs(embeddings, self.blank_penalty).exp()
         best = probs.argmax(-1)
         inside = torch.arange(best.shape[1], device=best.device)[None] < lengths[:, None]
         speech = (best != BLANK) & inside

@@ -59,7 +59,7 @@ def build_model(
     if adapter is not None:
         head = EmbeddingCTCHead(adapter[TOKENS], table) if TOKENS in adapter else None
         load_strictly(nn.ModuleDict({"adapter": network, **({"head": head} if head else {})}), adapter, "the adapter")
-    handover = Handover(config.adapter.handover, table, head)
+    handover = Handover(config.adapter.handover, table, head, config.adapter.blank_penalty)
     wrapped = add_lora(model, config.llm) if lora else model
     return SpeechLLM(network, head, handover, wrapped, tokenizer, prompt or named_prompt(config.prompt))
 

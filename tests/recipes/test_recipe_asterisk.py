@@ -14,7 +14,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONS = ["--config", "conf/smoke.yaml", "--tts-utts", "12", "--max-utts", "6", "--max-skip", "0.5", "--average", "2"]
+OPTIONS = [
+    "--config",
+    "conf/smoke.yaml",
+    "--nj",
+    "1",
+    "--tts-utts",
+    "12",
+    "--max-utts",
+    "6",
+    "--max-skip",
+    "0.5",
+    "--average",
+    "2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +72,7 @@ def test_an_unknown_stage_or_option_or_key_is_refused_before_any_work(recipe: Pa
         (["--sage", "1"], "--stage"),
         (["--labels", "none"], "pseudo or human"),
         (["--ast-langs", "e$(touch x)s"], "no language code"),
-        (["--set", "train.stepz=3"], "train.steps"),
+        (["--set", "train.stepz=3"], "'train.stepz': did you mean 'steps'"),
     ):
         refused = run(recipe, *options)
         assert refused.returncode == 2, refused.stderr

@@ -89,8 +89,13 @@ end_stage() {
 # states DATA OUT: cache the encoder states of one data directory, in nj jobs and a closing call.
 states() {
   local options=(--config "$config" --set ${overrides[@]+"${overrides[@]}"} --max-skip "$max_skip")
-  "$launcher" --max-jobs "$nj" "JOB=1:$nj" "$exp/log/states_$(tr / _ <<<"$2").JOB.log" \
-    mooer states "$1" "$2" --job JOB --nj "$nj" --threads 1 "${options[@]}"
+  if [ "$nj" -gt 1 ]; then
+    local log
+    log=$exp/log/states_$(tr / _ <<<"$2").JOB.log
+    printf 'encoding %s in %s jobs; watch: tail -f %s\n' "$1" "$nj" "$PWD/${log/JOB/1}" >&2
+    "$launcher" --max-jobs "$nj" "JOB=1:$nj" "$log" \
+      mooer states "$1" "$2" --job JOB --nj "$nj" --threads 1 "${options[@]}"
+  fi
   mooer states "$1" "$2" "${options[@]}"
 }
 
