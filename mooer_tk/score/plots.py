@@ -27,7 +27,8 @@ LENGTH_EDGES = (1, 3, 6, 11, 16, 21, 31, 51, 101)
 """First reference length of each bin, in units of the metric; the last bin is open."""
 
 _LABELS = {"wer": "WER [%]", "cer": "CER [%]", "bleu": "BLEU [points]", "chrf": "chrF [points]"}
-_NOT_METRICS = {"step", "epoch", "loss"}
+# The criterion repeats the score that chooses the checkpoints.
+_NOT_METRICS = {"step", "epoch", "loss", "criterion"}
 _COLOURS = ("#2a6f97", "#d1603d", "#4f8a5b", "#8d5a97", "#b58a1b", "#5c6670")
 _INK = "#2b2d33"
 _STYLE = {
