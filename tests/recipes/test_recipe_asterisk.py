@@ -114,7 +114,7 @@ def test_stages_0_to_9_survive_a_kill_and_end_in_a_results_row(recipe: Path) -> 
         "warm start alone",
         "| ast es | LLM | BLEU",
         "teacher",
-        "run.sh",
+        "mooer.sh",
         "whisper-en/1",
     ):
         assert words in results, words
