@@ -31,6 +31,7 @@ INSTALL_REQUIRES = [
     "safetensors",
     "gguf>=0.17",
     "soundfile",
+    "soxr",
     "av",
     "numpy",
     "regex",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+import warnings
 
 from mooer_tk import __version__
 from mooer_tk.errors import UserError, nearest
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"mooer_tk {__version__}")
         return 0
+    _quiet_libraries()
     try:
         if argv[0] not in COMMANDS:
             raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], COMMANDS)}")
@@ -50,6 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"mooer {argv[0]}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def _quiet_libraries() -> None:
+    """Notes of libraries to their developers, and bars that last a second, are not for our users."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _overview() -> str:
