@@ -107,6 +107,7 @@ class DecodeConfig:
     length_penalty: float = 0.8
     eos_bias: float = -0.2
     repetition_penalty: float = 1.0
+    ctc_weight: float = 0.0  # of the CTC head's log-probability beside the LLM's, in transcripts (decode/ctc_prefix.py)
     batch_utts: int = 16
 
 

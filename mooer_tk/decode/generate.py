@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mooer_tk.config import DecodeConfig
+from mooer_tk.decode.ctc_prefix import CTCPrefixScorer
 from mooer_tk.decode.guards import LengthCap, caps
 from mooer_tk.llm.speech_llm import Batch, SpeechLLM
 
@@ -44,7 +45,7 @@ def generate(
         length_penalty=config.length_penalty if config.beam > 1 else None,
         repetition_penalty=config.repetition_penalty,
         sequence_bias=[[[eos], config.eos_bias]] if config.eos_bias else None,
-        logits_processor=[LengthCap(allowed, config.beam, eos)],
+        logits_processor=[*_ctc_scorer(model, batch, config), LengthCap(allowed, config.beam, eos)],
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos,
         eos_token_id=eos,
         return_dict_in_generate=True,
@@ -59,6 +60,24 @@ def generate(
             [_hypothesis(out.sequences[r].tolist(), float(scores[r]), allowed[i], eos, tokenizer) for r in rows]
         )
     return results
+
+
+def _ctc_scorer(model: SpeechLLM, batch: Batch, config: DecodeConfig) -> list[CTCPrefixScorer]:
+    """The CTC head's voice in the search, if it is wanted, there is one, and transcripts are asked for."""
+    transcribed = [task in ("asr", "asr_ast") for task in batch.tasks]
+    if config.ctc_weight == 0 or model.head is None or not any(transcribed):
+        return []
+    joiner = model.tokenizer.encode(model.prompt.joiner, add_special_tokens=False)[0]
+    return [
+        CTCPrefixScorer(
+            *model.ctc(batch),
+            tokens=model.head.tokens,
+            terminators=[model.tokenizer.eos_token_id, joiner],
+            rows=transcribed,
+            beam=config.beam,
+            weight=config.ctc_weight,
+        )
+    ]
 
 
 def _hypothesis(ids: list[int], score: float, allowed: int, eos: int, tokenizer: object) -> Hypothesis:

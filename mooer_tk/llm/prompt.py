@@ -35,6 +35,8 @@ class Prompt:
     )
     # MooER's published joiner equals eos, so that decoding stopped after the transcript.
     joiner: str = "\n"
+    # Stands before every answer; with a blank, a word has the same tokens at the start as elsewhere.
+    lead: str = ""
 
     def __post_init__(self) -> None:
         if self.template.count(SPEECH) != 1 or self.template.count("{instruction}") != 1:
@@ -57,7 +59,8 @@ class Prompt:
 
     def answer(self, parts: list[str], tokenizer: Any) -> list[int]:
         """Token ids of an answer (its parts joined) and eos; special tokens inside a transcript stay plain text."""
-        ids = tokenizer.encode(self.joiner.join(parts), add_special_tokens=False, split_special_tokens=True)
+        text = self.lead + self.joiner.join(parts)
+        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return [*ids, tokenizer.eos_token_id]
 
     def parts(self, text: str, task: str) -> dict[str, str]:
@@ -80,7 +83,7 @@ class Prompt:
             raise UserError(f"cannot read the prompt {path}: {error}. Export the model again (stage 6).") from error
 
 
-PROMPTS = {"chatml": Prompt()}
+PROMPTS = {"chatml": Prompt(), "chatml_lead": Prompt(lead=" ")}
 
 
 def named_prompt(name: str) -> Prompt:

@@ -93,6 +93,12 @@ class SpeechLLM(nn.Module):
         return losses
 
     @torch.no_grad()
+    def ctc(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The CTC head's log-probabilities (B, T', 1 + V) and their lengths (B,)."""
+        outputs, lengths = self.adapter(batch.states, batch.lengths)
+        return self.head.log_probs(outputs), lengths
+
+    @torch.no_grad()
     def prefix(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Left-padded [speech][prompt] for generation: embeddings (B, L, H) and attention mask (B, L)."""
         speech, lengths = self.speech(batch.states, batch.lengths)
