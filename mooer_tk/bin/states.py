@@ -1,18 +1,20 @@
-"""Run the frozen encoder over a data directory and cache its states in shards (stage 3)."""
+"""Run the frozen encoder over data directories and cache their states in shards (stage 3)."""
 
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 from mooer_tk.config import load_config
+from mooer_tk.encoders.table import build_encoder
+from mooer_tk.errors import UserError
 from mooer_tk.features.state_cache import cache_states
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("data", type=Path, help="Kaldi data directory")
-    parser.add_argument("out", type=Path, help="directory for the shards")
+    parser.add_argument("pairs", type=Path, nargs="+", metavar="DATA OUT", help="data directories, and where to")
     parser.add_argument("--config", type=Path, help="experiment YAML; its encoder section counts")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument(
@@ -30,14 +32,20 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
-    encoder = load_config(args.config, args.set).encoder
-    cache_states(
-        args.data,
-        args.out,
-        encoder,
-        job=args.job,
-        nj=args.nj,
-        max_skip=args.max_skip,
-        allow_pipe=args.allow_pipe,
-    )
+    if len(args.pairs) % 2:
+        raise UserError("every data directory needs a directory for its shards behind it: DATA OUT [DATA OUT ...]")
+    config = load_config(args.config, args.set).encoder
+    encoder = cache(lambda: build_encoder(config))
+    for turn, (data, out) in enumerate(zip(args.pairs[::2], args.pairs[1::2], strict=True)):
+        cache_states(
+            data,
+            out,
+            config,
+            job=args.job,
+            nj=args.nj,
+            max_skip=args.max_skip,
+            allow_pipe=args.allow_pipe,
+            encoder=encoder,
+            turn=turn,
+        )
     return 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from mooer_tk.data.atomic import fingerprint, is_done, mark_done, sweep_leftover
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
 from mooer_tk.data.kaldi_dir import DataDir, Utterance
 from mooer_tk.data.skips import SkipReport
+from mooer_tk.encoders.base import SpeechEncoder
+from mooer_tk.encoders.table import build_encoder
 from mooer_tk.progress import log, track
 
-SHARD_UTTS = 200
+SHARD_UTTS = 100
 BATCH_UTTS = 4  # larger batches bring nothing on a CPU
 
 
@@ -30,12 +33,15 @@ def cache_states(
     min_seconds: float = 0.1,
     max_seconds: float = 30.0,
     allow_pipe: bool = False,
+    encoder: Callable[[], SpeechEncoder] | None = None,
+    turn: int = 0,
 ) -> None:
     """Write the encoder states of every utterance of `data_dir` to shards in `out`.
 
-    Job `job` of `nj` (from 1) writes every nj-th shard and leaves the closing to a last call with job 0, which
-    writes what is missing, checks the skips and marks the directory as done. A killed run goes on at its shard, and one
-    that stopped for its skips reads the recordings again that were mended since.
+    Job `job` of `nj` (from 1) writes every nj-th shard (`turn` says whose turn is first) and leaves the closing to a
+    last call with job 0, which writes what is missing, checks the skips and marks the directory as done. A killed run
+    goes on at its shard, and one that stopped for its skips reads the recordings again that were mended since.
+    `encoder` gives an encoder of `config` when one is needed, so that several directories can share it.
 
     Raises:
         UserError: an unsound data directory, or more skipped utterances than `max_skip`.
@@ -48,7 +54,7 @@ def cache_states(
         log(f"{out} is up to date")
         return
     shards = [utterances[i : i + SHARD_UTTS] for i in range(0, len(utterances), SHARD_UTTS)]
-    mine = [n for n in range(len(shards)) if job == 0 or n % nj == job - 1]
+    mine = [n for n in range(len(shards)) if job == 0 or (n + turn) % nj == job - 1]
     writer = ShardWriter(out, {"fingerprint": mark, "encoder": to_dict(config)})
     if job == 0:
         sweep_leftovers(out)
@@ -60,7 +66,8 @@ def cache_states(
 
     missing = [n for n in mine if not writer.is_whole(n) or mended(n)]
     if missing:
-        _encode_shards(writer, shards, missing, config, limits, allow_pipe, data_dir)
+        encode = (encoder or partial(build_encoder, config))().encode
+        _encode_shards(writer, shards, missing, encode, limits, allow_pipe, data_dir)
     if job == 0:
         _close(data_dir, out, mark, len(utterances), max_skip)
 
@@ -69,14 +76,11 @@ def _encode_shards(
     writer: ShardWriter,
     shards: list[list[Utterance]],
     missing: list[int],
-    config: EncoderConfig,
+    encode: Callable[[list[np.ndarray]], list[np.ndarray]],
     seconds: tuple[float, float],
     allow_pipe: bool,
     data_dir: Path,
 ) -> None:
-    from mooer_tk.encoders.table import build_encoder
-
-    encoder = build_encoder(config)
     counted = iter(
         track(
             (utterance for n in missing for utterance in shards[n]),
@@ -94,7 +98,7 @@ def _encode_shards(
             except AudioError as error:
                 skipped[utterance.utt] = str(error)
             if batch and (len(batch) == BATCH_UTTS or place == len(utterances) - 1):
-                for (utt, wave), states in zip(batch, encoder.encode([w for _, w in batch]), strict=True):
+                for (utt, wave), states in zip(batch, encode([w for _, w in batch]), strict=True):
                     yield utt, states.astype(np.float16), len(wave) / SAMPLE_RATE
                 batch = []
 

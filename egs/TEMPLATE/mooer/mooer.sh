@@ -86,17 +86,15 @@ end_stage() {
   Stage_number=
 }
 
-# states DATA OUT: cache the encoder states of one data directory, in nj jobs and a closing call.
+# states DATA OUT ...: cache the encoder states of data directories, in nj jobs and a closing call.
 states() {
   local options=(--config "$config" --set ${overrides[@]+"${overrides[@]}"} --max-skip "$max_skip")
   if [ "$nj" -gt 1 ]; then
-    local log
-    log=$exp/log/states_$(tr / _ <<<"$2").JOB.log
-    printf 'encoding %s in %s jobs; watch: tail -f %s\n' "$1" "$nj" "$PWD/${log/JOB/1}" >&2
-    "$launcher" --max-jobs "$nj" "JOB=1:$nj" "$log" \
-      mooer states "$1" "$2" --job JOB --nj "$nj" --threads 1 "${options[@]}"
+    local log=$exp/log/states.JOB.log
+    printf 'encoding in %s jobs; watch: tail -f %s\n' "$nj" "$PWD/${log/JOB/1}" >&2
+    "$launcher" --max-jobs "$nj" "JOB=1:$nj" "$log" mooer states "$@" --job JOB --nj "$nj" --threads 1 "${options[@]}"
   fi
-  mooer states "$1" "$2" "${options[@]}"
+  mooer states "$@" "${options[@]}"
 }
 
 # tee_log NAME COMMAND ...: run a long command, its progress on the terminal and in exp/<tag>/log/NAME.log.
@@ -135,15 +133,17 @@ if begin 2 "pseudo-labels by $teacher"; then
 fi
 
 if begin 3 "TTS speech and encoder states"; then
+  pairs=()
   if [ "$tts_utts" -gt 0 ]; then
     tee_log tts mooer tts data/tts/text data/tts/speech --nj "$nj"
-    states data/tts/speech dump/tts
+    pairs+=(data/tts/speech dump/tts)
   fi
   for lang in $langs; do
     for part in train dev test; do
-      states "data/$lang/$part" "dump/$lang/$part"
+      pairs+=("data/$lang/$part" "dump/$lang/$part")
     done
   done
+  states "${pairs[@]}"
 fi
 
 # What is trained on, and what the dev scores are taken from (human text: it is there for scoring).
