@@ -20,14 +20,14 @@ IMPOSSIBLE = -1e10
 class CTCPrefixScorer(LogitsProcessor):
     """Add `weight` times the CTC log-probability of each prefix to the LLM's scores.
 
-    It acts up to the first terminator of a row (eos, or the joiner before a translation), and on chosen rows only.
+    It acts on rows that begin with a transcript, up to its end: eos, or the joiner where a translation follows.
 
     Args:
         log_probs: of the CTC head (B, T, 1 + V).
         lengths: frames (B,).
         tokens: LLM token of class i + 1 (V,), sorted.
-        terminators: token ids that end a transcript.
-        rows: for each utterance, whether its answer begins with a transcript.
+        eos, joiner: token ids that end a transcript.
+        tasks: of each utterance: asr, asr_ast, or another one that is left alone.
         beam: hypotheses an utterance; they stand side by side in the rows of `__call__`.
         weight: of the CTC log-probability; the LLM's has 1.
     """
@@ -38,8 +38,9 @@ class CTCPrefixScorer(LogitsProcessor):
         lengths: Tensor,
         *,
         tokens: Tensor,
-        terminators: list[int],
-        rows: list[bool],
+        eos: int,
+        joiner: int,
+        tasks: list[str],
         beam: int,
         weight: float,
     ) -> None:
@@ -49,8 +50,9 @@ class CTCPrefixScorer(LogitsProcessor):
         log_probs[..., BLANK] = log_probs[..., BLANK].masked_fill(~inside, 0.0)
         self.log_probs = log_probs.repeat_interleave(beam, 0)
         self.tokens, self.beam, self.weight = tokens, beam, weight
-        self.terminators = torch.tensor(terminators, device=tokens.device)
-        self.chosen = torch.tensor(rows, device=tokens.device).repeat_interleave(beam)
+        self.terminators = torch.tensor([eos, joiner], device=tokens.device)
+        self.chosen = self._rows([task in ("asr", "asr_ast") for task in tasks])
+        self.joined = self._rows([task == "asr_ast" for task in tasks])
         # Of the last step: the row of each prefix, the candidates (rows, K) with their states and scores.
         self.last: tuple[dict[tuple, int], Tensor, Tensor, Tensor] | None = None
 
@@ -69,10 +71,14 @@ class CTCPrefixScorer(LogitsProcessor):
         grown, prefix = self._extend(states, classes, candidates == previous[:, None])
         prefix = torch.where(ends, states[:, -1].logsumexp(-1)[:, None], prefix)
         joint = llm + self.weight * (prefix - before[:, None]).clamp_min(IMPOSSIBLE)
+        joint = joint.masked_fill((candidates == self.terminators[1]) & ~self.joined[:, None], float("-inf"))
         rows = {self._key(row, ids): row for row, ids in enumerate(input_ids.tolist())}
         self.last = (rows, candidates, grown, prefix)
         fused = torch.full_like(scores, float("-inf")).scatter(1, candidates, joint.to(scores.dtype))
         return torch.where(active[:, None], fused, scores)
+
+    def _rows(self, flags: list[bool]) -> Tensor:
+        return torch.tensor(flags, device=self.tokens.device).repeat_interleave(self.beam)
 
     def _key(self, row: int, ids: list[int]) -> tuple:
         return (row // self.beam, *ids)

@@ -63,17 +63,16 @@ def generate(
 
 
 def _ctc_scorer(model: SpeechLLM, batch: Batch, config: DecodeConfig) -> list[CTCPrefixScorer]:
-    """The CTC head's voice in the search, if it is wanted, there is one, and transcripts are asked for."""
-    transcribed = [task in ("asr", "asr_ast") for task in batch.tasks]
-    if config.ctc_weight == 0 or model.head is None or not any(transcribed):
+    """The CTC head's voice in the search, if it is wanted and there is one."""
+    if config.ctc_weight == 0 or model.head is None:
         return []
-    joiner = model.tokenizer.encode(model.prompt.joiner, add_special_tokens=False)[0]
     return [
         CTCPrefixScorer(
             *model.ctc(batch),
             tokens=model.head.tokens,
-            terminators=[model.tokenizer.eos_token_id, joiner],
-            rows=transcribed,
+            eos=model.tokenizer.eos_token_id,
+            joiner=model.tokenizer.encode(model.prompt.joiner, add_special_tokens=False)[0],
+            tasks=batch.tasks,
             beam=config.beam,
             weight=config.ctc_weight,
         )

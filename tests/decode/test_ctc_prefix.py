@@ -11,13 +11,14 @@ EOS, NEWLINE = 0, 1
 TOKENS = torch.tensor([3, 5, 6])  # of a vocabulary of 8
 
 
-def make(log_probs: torch.Tensor, lengths: list[int], *, beam: int = 1, weight: float = 1.0, rows=None):
+def make(log_probs: torch.Tensor, lengths: list[int], *, beam: int = 1, weight: float = 1.0, tasks=None):
     return CTCPrefixScorer(
         log_probs,
         torch.tensor(lengths),
         tokens=TOKENS,
-        terminators=[EOS, NEWLINE],
-        rows=rows or [True] * len(lengths),
+        eos=EOS,
+        joiner=NEWLINE,
+        tasks=tasks or ["asr"] * len(lengths),
         beam=beam,
         weight=weight,
     )
@@ -67,10 +68,11 @@ def test_weight_and_llm_are_added() -> None:
     assert float(both) == pytest.approx(float(llm.log_softmax(-1)[0, 5] + 0.25 * alone), abs=1e-5)
 
 
-def test_tokens_that_ctc_does_not_know_are_given_up_until_the_transcript_ends() -> None:
-    scorer = make(random_log_probs(4), [4])
+@pytest.mark.parametrize(("task", "ends"), [("asr", [EOS]), ("asr_ast", [EOS, NEWLINE])])
+def test_tokens_that_ctc_does_not_know_are_given_up_until_the_transcript_ends(task: str, ends: list[int]) -> None:
+    scorer = make(random_log_probs(4), [4], tasks=[task])
     first = scorer(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 8))[0]
-    assert first.isfinite().nonzero()[:, 0].tolist() == [EOS, NEWLINE, 3, 5, 6]
+    assert first.isfinite().nonzero()[:, 0].tolist() == [*ends, 3, 5, 6]
     llm = torch.randn(1, 8)
     assert torch.equal(scorer(torch.tensor([[NEWLINE]]), llm), llm)
 
@@ -89,6 +91,6 @@ def test_rows_keep_to_their_own_utterance_whatever_their_order() -> None:
 
 def test_other_tasks_are_left_alone() -> None:
     llm = torch.randn(2, 8)
-    scorer = make(torch.cat([random_log_probs(4)] * 2), [4, 4], rows=[True, False])
+    scorer = make(torch.cat([random_log_probs(4)] * 2), [4, 4], tasks=["asr", "ast"])
     out = scorer(torch.zeros(2, 0, dtype=torch.long), llm)
     assert torch.equal(out[1], llm[1]) and not torch.equal(out[0], llm[0])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mooer_tk.config import DecodeConfig
+from mooer_tk.decode import ctc_prefix
 from mooer_tk.decode.directory import make_batch
 from mooer_tk.decode.generate import generate
 from mooer_tk.decode.guards import LengthCap, caps
@@ -122,3 +123,24 @@ def test_the_cap_forces_eos_for_the_rows_whose_time_is_over_and_no_others():
     assert after[:2].argmax(-1).tolist() == [1, 1] and torch.isinf(after[:2]).sum() == 8
     torch.testing.assert_close(after[2:], before[2:])
     assert guard(torch.zeros(4, 3), scores).argmax(-1).tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_strong_ctc_head_decides_what_is_transcribed_and_nothing_else(make_model, states, beam, monkeypatch):
+    """A random LLM talks nonsense: with CTC beside it a transcript is what the head heard, a translation is not."""
+    model = make_model("raw", head=True).eval()
+    # A random LLM's favourites are no help.
+    monkeypatch.setattr(ctc_prefix, "CANDIDATES", 100)
+    # A head that is sure of itself: its best prefix is its best path.
+    model.head.log_scale.data.fill_(6.0)
+    model.head.blank_bias.data.zero_()
+    config = DecodeConfig(beam=beam, ctc_weight=1000.0, eos_bias=0.0, length_penalty=1.0, tokens_per_second=100.0)
+    without = DecodeConfig(**{**vars(config), "ctc_weight": 0.0})
+    found, alone = decode(model, states, "acd", config), decode(model, states, "acd", without)
+    batch = make_batch(list("acd"), [states[utt] for utt in "acd"], "asr")
+    heard = model.head.greedy(*model.adapter(batch.states, batch.lengths))
+    for utt, ids in zip("acd", heard, strict=True):
+        assert ids
+        assert found[utt][0].text == model.tokenizer.decode(ids).strip() != alone[utt][0].text
+    translated = decode(model, states, "acd", config, task="ast")
+    assert translated == decode(model, states, "acd", without, task="ast")

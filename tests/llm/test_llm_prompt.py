@@ -72,6 +72,15 @@ def test_both_tasks_are_joined_by_a_newline_and_come_apart_again(tokenizer):
     assert prompt.parts(text, "asr_ast") == {"asr": "hola a todos", "ast": "hello, all: of you"}
 
 
+def test_a_leading_blank_gives_the_first_word_the_tokens_it_has_elsewhere(tokenizer):
+    """The CTC head knows words with a blank before them; joint search needs the same tokens from the LLM."""
+    prompt = named_prompt("chatml_lead")
+    ids = prompt.answer(["wonderful extensions", "x"], tokenizer)
+    later = tokenizer.encode("a wonderful extensions", add_special_tokens=False)[1:]
+    assert ids[: len(later)] == later
+    assert prompt.parts(tokenizer.decode(ids[:-1]), "asr_ast") == {"asr": "wonderful extensions", "ast": "x"}
+
+
 @pytest.mark.parametrize(
     ("text", "task", "parts"),
     [
