@@ -24,6 +24,7 @@ class EncoderConfig:
     name: str = "whisper"  # a line of encoders/table.py
     model: str = "whisper-base"  # local path, hub id, or an embedded package's name
     window_s: float = 10.0  # Whisper only: windows of k x this many seconds
+    precision: str = "auto"  # of matrix products: auto | float32 | bfloat16 (mooer_tk/precision.py)
 
 
 @dataclass
@@ -33,7 +34,6 @@ class AdapterConfig:
     name: str = "linear"  # a line of adapters/table.py
     stack: int = 5  # encoder states per embedding: 5 x 20 ms = 100 ms (the paper's 120 ms needs 6)
     hidden: int = 2048  # the paper's width
-    dropout: float = 0.0  # on the states; the paper has none, the embedded recipe has little data
     handover: str = "posterior"  # what the LLM is fed: posterior | norm | raw (adapters/handover.py)
     blank_penalty: float = 0.0  # posterior: off the blank's logit; a doubtful token may serve the LLM better than none
 
@@ -55,7 +55,7 @@ class LLMConfig:
     """The language model."""
 
     model: str = "smollm2-135m-instruct"  # local path, hub id, or an embedded package's name
-    dtype: str = "float32"  # bfloat16 on GPUs; CPUs gain nothing from it
+    dtype: str = "float32"  # of the frozen weights; bfloat16 halves their memory
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -91,6 +91,8 @@ class TrainConfig:
     log_every: int = 10  # steps
     eval_every: int = 100  # steps between dev losses, dev errors and checkpoints
     keep: int = 3  # checkpoints kept, by dev error
+    precision: str = "auto"  # of the LLM's matrix products: auto | float32 | bfloat16 (mooer_tk/precision.py)
+    state_dropout: float = 0.0  # on the encoder states; the paper has none, the embedded recipe has little data
     ctc_weight: float = 0.0  # weight of the adapter's CTC loss beside the LLM's (per token)
     adapter_lr_scale: float = 1.0  # the warm-started adapter may want smaller steps than LoRA
     optim: OptimConfig = field(default_factory=OptimConfig)

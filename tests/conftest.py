@@ -163,13 +163,14 @@ def make_model(tiny_llm: Path) -> Callable[..., object]:
     """make_model(handover="raw", head=False, ...) -> a small SpeechLLM over states of size `dim`, always the same."""
     from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
     from mooer_tk.adapters.table import build_adapter
-    from mooer_tk.config import AdapterConfig, Config, LLMConfig, LoraConfig
+    from mooer_tk.config import AdapterConfig, Config, LLMConfig, LoraConfig, TrainConfig
     from mooer_tk.llm.causal_lm import load_llm
     from mooer_tk.llm.checkpoint import build_model
 
     def make(handover: str = "raw", *, head: bool = False, dropout: float = 0.0, dim: int = 8) -> object:
         config = Config(
-            adapter=AdapterConfig(stack=2, hidden=16, handover=handover, dropout=dropout),
+            adapter=AdapterConfig(stack=2, hidden=16, handover=handover),
+            train=TrainConfig(state_dropout=dropout),
             llm=LLMConfig(model=str(tiny_llm), lora=LoraConfig(rank=4, alpha=8, dropout=dropout)),
         )
         torch.manual_seed(3)

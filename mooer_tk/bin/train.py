@@ -97,13 +97,14 @@ def _objective(args: argparse.Namespace, config: Config, sources: list, dev: lis
         train_set = [example for example in train_set if example.transcript]
         dev_set = [example for example in dev_set if example.transcript]
         table = llm.get_input_embeddings().weight
-        adapter = build_adapter(config.adapter, dim, table.shape[1])
+        adapter = build_adapter(config.adapter, dim, table.shape[1], dropout=settings.state_dropout)
         adapter.set_statistics(*state_statistics(train_set))
         head = EmbeddingCTCHead(tokens_in_use([example.transcript for example in train_set]), table)
         return WarmStart(adapter, head, tokenizer, train_set, dev_set, settings), settings
     model = build_model(
         config, dim, adapter=load_adapter(args.init) if args.init else None, llm=(llm, tokenizer), prompt=prompt
     )
+    model.precision = settings.precision
     if not args.init:
         model.adapter.set_statistics(*state_statistics(train_set))
     return Instruct(model, train_set, dev_set, settings, config.decode), settings

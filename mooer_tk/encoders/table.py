@@ -9,7 +9,7 @@ from mooer_tk.errors import UserError, nearest
 from mooer_tk.hub.models import resolve_model
 
 ENCODERS = {
-    "whisper": lambda path, config: WhisperEncoder(path, window_s=config.window_s),
+    "whisper": lambda path, config: WhisperEncoder(path, window_s=config.window_s, precision=config.precision),
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from mooer_tk.data.audio import SAMPLE_RATE
 from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.errors import UserError
+from mooer_tk.precision import autocast
 
 HOP = 160  # samples per feature frame (10 ms)
 LONGEST = 3000  # feature frames that Whisper has positions for
@@ -26,9 +27,10 @@ class WhisperEncoder(SpeechEncoder):
     Args:
         path: folder with config.json and safetensors.
         window_s: the window is the smallest multiple of this that holds the utterance (seconds); 30 is Whisper's own.
+        precision: of the matrix products (mooer_tk/precision.py).
     """
 
-    def __init__(self, path: Path | str, window_s: float = 10.0) -> None:
+    def __init__(self, path: Path | str, window_s: float = 10.0, precision: str = "float32") -> None:
         from transformers import WhisperFeatureExtractor, WhisperModel
 
         super().__init__()
@@ -37,6 +39,7 @@ class WhisperEncoder(SpeechEncoder):
         self.model = WhisperModel.from_pretrained(str(path), dtype=torch.float32).encoder
         config = self.model.config
         self.dim = config.d_model
+        self.precision = precision
         self.frame_ms = 20.0
         self.window = round(window_s * SAMPLE_RATE / HOP)
         self.front_end = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
@@ -63,13 +66,16 @@ class WhisperEncoder(SpeechEncoder):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, T, mels), T a whole number of windows -> states (B, T / 2, D), lengths / 2 rounded up."""
         model = self.model
-        hidden = torch.nn.functional.gelu(model.conv1(features.transpose(1, 2).to(model.conv1.weight.dtype)))
-        hidden = torch.nn.functional.gelu(model.conv2(hidden)).transpose(1, 2)
-        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]].to(hidden.dtype)
-        for layer in model.layers:
-            hidden = layer(hidden, None)
-            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        return model.layer_norm(hidden), -(-lengths // 2)
+        with autocast(self.precision, features.device.type):
+            hidden = torch.nn.functional.gelu(model.conv1(features.transpose(1, 2).to(model.conv1.weight.dtype)))
+            hidden = torch.nn.functional.gelu(model.conv2(hidden)).transpose(1, 2)
+            # The residual stream has the weights' type, float32, even if the products are bfloat16.
+            positions = model.embed_positions.weight[: hidden.shape[1]]
+            hidden = hidden.to(positions.dtype) + positions
+            for layer in model.layers:
+                hidden = layer(hidden, None)
+                hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+            return model.layer_norm(hidden), -(-lengths // 2)
 
     @torch.inference_mode()
     def encode(self, utterances: list[np.ndarray]) -> list[np.ndarray]:

@@ -54,7 +54,7 @@ def build_model(
     """
     model, tokenizer = llm or load_llm(config.llm)
     table = model.get_input_embeddings().weight
-    network = build_adapter(config.adapter, dim, table.shape[1])
+    network = build_adapter(config.adapter, dim, table.shape[1], dropout=config.train.state_dropout)
     head = None
     if adapter is not None:
         head = EmbeddingCTCHead(adapter[TOKENS], table) if TOKENS in adapter else None

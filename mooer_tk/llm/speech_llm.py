@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
 from mooer_tk.adapters.handover import Handover
 from mooer_tk.llm.prompt import Prompt
+from mooer_tk.precision import autocast
 
 
 @dataclass
@@ -47,6 +48,8 @@ class SpeechLLM(nn.Module):
         llm: a transformers causal LM, with or without peft's LoRA.
         tokenizer: its tokeniser.
         prompt: the one prompt object.
+
+    `precision` is that of the LLM's matrix products in training (mooer_tk/precision.py).
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class SpeechLLM(nn.Module):
         self.llm = llm
         self.tokenizer = tokenizer
         self.prompt = prompt
+        self.precision = "float32"
 
     def speech(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder states (B, T, D), lengths (B,) -> what the LLM is fed (B, T', H), lengths (B,)."""
@@ -81,11 +85,12 @@ class SpeechLLM(nn.Module):
         sequences, starts = self._join(speech, speech_lengths, batch.tasks, batch.answers)
         inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
         mask = _mask([len(one) for one in sequences], inputs.device)
-        hidden = self._decoder()(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
-        # The state before a token predicts it.
-        rows = [hidden[i, s - 1 : s - 1 + len(a)] for i, (s, a) in enumerate(zip(starts, batch.answers, strict=True))]
         labels = torch.tensor([token for answer in batch.answers for token in answer], device=inputs.device)
-        logits = self.llm.get_output_embeddings()(torch.cat(rows)).float()
+        with autocast(self.precision, inputs.device.type):
+            hidden = self._decoder()(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
+            # The state before a token predicts it.
+            rows = [h[s - 1 : s - 1 + len(a)] for h, s, a in zip(hidden, starts, batch.answers, strict=True)]
+            logits = self.llm.get_output_embeddings()(torch.cat(rows)).float()
         losses = {"ce": (nn.functional.cross_entropy(logits, labels, reduction="sum"), len(labels))}
         if self.head is not None and any(batch.targets):
             chosen = [i for i, target in enumerate(batch.targets) if target]

@@ -52,6 +52,28 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     return config.lr * (config.min_lr_share + (1 - config.min_lr_share) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+class Window:
+    """The losses of the steps since the last line of the log: one batch alone says little, as its lengths are alike."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.seconds = 0.0
+
+    def add(self, sums: dict[str, float], counts: dict[str, int], seconds: float) -> None:
+        """Take one step in."""
+        for name, count in counts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + sums.get(name, 0.0)
+            self.counts[name] = self.counts.get(name, 0) + count
+        self.seconds += seconds
+
+    def means(self) -> dict[str, float]:
+        """Loss per token by name, the first one as "loss" too, and the tokens of that one per second."""
+        means = {f"loss_{name}": round(total / max(self.counts[name], 1), 4) for name, total in self.sums.items()}
+        main = next(iter(self.counts))
+        return {"loss": means[f"loss_{main}"], **means, "tokens_per_s": round(self.counts[main] / self.seconds, 1)}
+
+
 class Trainer:
     """Runs one objective to its last step in `folder`.
 
@@ -84,23 +106,27 @@ class Trainer:
         torch.manual_seed(self.config.seed)
         self._resume()
         stream = self._micro_batches()
-        seconds, tokens, begun = 0.0, 0, time.monotonic()
+        window, begun = Window(), time.monotonic()
         what = f"training {self.checkpoints.parent}"
         last = self.lines[-1] if self.lines else {}
         scores = {name: value for name, value in last.items() if name not in ("kind", "step", "epoch")}
         for _ in track(range(self.step, self.config.steps), what, self.config.steps, done=self.step, unit="step"):
             started = time.monotonic()
-            facts = self._one_step(stream)
-            seconds, tokens = seconds + time.monotonic() - started, tokens + facts.pop("tokens")
+            sums, counts, facts = self._one_step(stream)
+            window.add(sums, counts, time.monotonic() - started)
             if self.step % self.config.log_every == 0:
-                rate = {"tokens_per_s": round(tokens / seconds, 1), "seconds": round(time.monotonic() - begun, 1)}
-                self._log({"kind": "train", "step": self.step, "epoch": self.epoch, **facts, **rate})
-                seconds, tokens = 0.0, 0
+                now = round(time.monotonic() - begun, 1)
+                self._log(
+                    {"kind": "train", "step": self.step, "epoch": self.epoch, **window.means(), **facts, "seconds": now}
+                )
+                window = Window()
             if self.step % self.config.eval_every == 0 or self.step == self.config.steps:
                 scores = self._evaluate()
+                # A run that goes on from this checkpoint starts with an empty window too.
+                window = Window()
         return scores
 
-    def _one_step(self, stream: Iterator[Batch]) -> dict[str, float]:
+    def _one_step(self, stream: Iterator[Batch]) -> tuple[dict[str, float], dict[str, int], dict[str, float]]:
         self.objective.module.train()
         batches = [next(stream) for _ in range(self.config.accumulate)]
         counts: dict[str, int] = {}
@@ -126,9 +152,7 @@ class Trainer:
             group["lr"] = rate * group["lr_scale"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        means = {f"loss_{name}": round(total / max(counts[name], 1), 4) for name, total in sums.items()}
-        main = next(iter(counts))
-        return {"loss": means[f"loss_{main}"], **means, "lr": rate, "grad_norm": round(norm, 3), "tokens": counts[main]}
+        return sums, counts, {"lr": rate, "grad_norm": round(norm, 3)}
 
     def _micro_batches(self) -> Iterator[Batch]:
         while True:

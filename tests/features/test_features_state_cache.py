@@ -18,7 +18,7 @@ from mooer_tk.features.state_cache import cache_states
 
 @pytest.fixture
 def config(toy_whisper):
-    return EncoderConfig(model=str(toy_whisper), window_s=1)
+    return EncoderConfig(model=str(toy_whisper), window_s=1, precision="float32")
 
 
 @pytest.fixture

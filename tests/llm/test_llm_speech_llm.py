@@ -168,3 +168,20 @@ def test_a_warm_start_gives_the_model_its_adapter_and_head(make_model, tiny_llm)
     model = build_model(Config(adapter=config, llm=LLMConfig(lora=LoraConfig(rank=2))), 8, adapter=weights, llm=llm)
     for name, tensor in weights.items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_bfloat16_products_give_nearly_the_same_loss_and_gradients(make_model):
+    model = shake_lora(make_model("raw"))
+    batch = make_batch(model, "abce")
+    grads = {}
+    for precision in ("float32", "bfloat16"):
+        model.precision = precision
+        model.zero_grad()
+        total, _ = model.losses(batch)["ce"]
+        total.backward()
+        parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        assert all(part.dtype == torch.float32 for part in parts)
+        grads[precision] = (float(total), torch.cat(parts))
+    (exact, a), (rough, b) = grads.values()
+    assert rough == pytest.approx(exact, rel=0.01) and rough != exact
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99

@@ -36,7 +36,13 @@ def corpus(tmp_path_factory, write_states):
 def settings(tiny_llm):
     """Dropout everywhere, so that a lost random state shows; a small vocabulary of steps, so that kills hit them."""
     common = [f"llm.model={tiny_llm}", "llm.lora.rank=4", "llm.lora.dropout=0.1"]
-    common += ["adapter.stack=2", "adapter.hidden=16", "adapter.dropout=0.1", "adapter.handover=posterior"]
+    common += [
+        "adapter.stack=2",
+        "adapter.hidden=16",
+        "warm_start.state_dropout=0.1",
+        "train.state_dropout=0.1",
+        "adapter.handover=posterior",
+    ]
     common += ["decode.max_new_tokens=4", "train.ctc_weight=0.3", "train.accumulate=2"]
     for section, kind in (("warm_start", "warm_start"), ("train", "instruct")):
         facts = {"steps": STEPS[kind], "log_every": 1, "eval_every": 5, "keep": 2, "data.batch_utts": 4}
