@@ -181,7 +181,7 @@ def test_bfloat16_products_give_nearly_the_same_loss_and_gradients(make_model):
         total.backward()
         parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         assert all(part.dtype == torch.float32 for part in parts)
-        grads[precision] = (float(total), torch.cat(parts))
+        grads[precision] = (total.item(), torch.cat(parts))
     (exact, a), (rough, b) = grads.values()
     assert rough == pytest.approx(exact, rel=0.01) and rough != exact
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99
