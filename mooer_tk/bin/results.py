@@ -10,7 +10,12 @@ from typing import Any
 from mooer_tk.config import git_hash
 from mooer_tk.errors import UserError
 
-SYSTEMS = {"model": "LLM", "ctc": "warm start alone (CTC-greedy)", "teacher": "teacher"}
+SYSTEMS = {
+    "model": "LLM",
+    "llm": "LLM, without CTC in the search",
+    "ctc": "warm start alone (CTC-greedy)",
+    "teacher": "teacher",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ average=3         # checkpoints averaged, best dev scores first
 
 . ./path.sh
 . ./cmd.sh
-invocation="$0 $*"
+invocation="../../TEMPLATE/mooer/${0##*/} $*"
 . "$MOOER_ROOT/utils/parse_options.sh"
 
 launcher=${cmd:-$MOOER_CMD}
@@ -66,8 +66,11 @@ for lang in $langs; do
   [[ $lang =~ ^[a-z]{2,3}$ ]] || die "'$lang' is no language code such as en or es"
 done
 # A mistake in the config shows now, not after hours.
-names=$(mooer config "$config" --set ${overrides[@]+"${overrides[@]}"} --get encoder.model llm.model)
-read -r -a models <<<"$names"
+values=$(mooer config "$config" --set ${overrides[@]+"${overrides[@]}"} --get decode.ctc_weight encoder.model llm.model)
+read -r ctc_weight encoder llm <<<"$values"
+# Where CTC and LLM search together, transcripts of the LLM alone are scored beside theirs.
+joint=false
+if [ "$warm_start" = true ] && [ "$ctc_weight" != 0.0 ]; then joint=true; fi
 mkdir -p "$exp"
 
 # begin N TITLE: true when stage N is asked for; from then on the time counts for it.
@@ -106,7 +109,7 @@ tee_log() {
 }
 
 if begin 0 "download"; then
-  mooer fetch "${models[@]}" "teacher:$teacher"
+  mooer fetch "$encoder" "$llm" "teacher:$teacher"
   local/download.sh --langs "$langs" --tts-utts "$tts_utts"
 fi
 
@@ -186,6 +189,10 @@ if begin 7 "decode"; then
     if [ "$warm_start" = true ]; then
       tee_log decode mooer decode "dump/$lang/test" "$exp/decode/ctc_$lang" --warm-start "$exp/warm_start"
     fi
+    if [ "$joint" = true ]; then
+      tee_log decode mooer decode "dump/$lang/test" "$exp/decode/llm_$lang" --task asr --model "$exp" \
+        "${decode_options[@]}" decode.ctc_weight=0
+    fi
   done
   for lang in $ast_langs; do
     tee_log decode mooer decode "dump/$lang/test" "$exp/decode/ast_$lang" --task ast --model "$exp" "${decode_options[@]}"
@@ -200,6 +207,9 @@ if begin 8 "score"; then
     score "asr_$lang.teacher" "data/$lang/test/text" "data/$lang/test_pl/text" wer "$normaliser"
     if [ "$warm_start" = true ]; then
       score "asr_$lang.ctc" "data/$lang/test/text" "$exp/decode/ctc_$lang/hyp" wer "$normaliser"
+    fi
+    if [ "$joint" = true ]; then
+      score "asr_$lang.llm" "data/$lang/test/text" "$exp/decode/llm_$lang/hyp" wer "$normaliser"
     fi
   done
   for lang in $ast_langs; do
