@@ -40,7 +40,6 @@ launch_parse "$@"
 
 # Every job gets a process group of its own, so that it can be ended with all its children.
 set -m
-Groups=()
 
 # Run job $1 and write its log.
 run_job() {
@@ -66,17 +65,19 @@ run_job() {
 
 # End the jobs that still run: politely, and after five seconds for good.
 stop_jobs() {
-  local group tries
+  local group groups tries
   trap '' INT TERM HUP
+  # What bash itself knows: a signal may come before a job that has just started is noted anywhere else.
+  groups=$(jobs -p)
   printf '%s: stopped; ending the jobs.\n' "$(basename "$0")" >&2
-  for group in ${Groups[@]+"${Groups[@]}"}; do
+  for group in $groups; do
     kill -TERM -- "-$group" 2>/dev/null || true
   done
   for ((tries = 0; tries < 50; tries++)); do
     if [ -z "$(jobs -pr)" ]; then exit 130; fi
     sleep 0.1
   done
-  for group in ${Groups[@]+"${Groups[@]}"}; do
+  for group in $groups; do
     kill -KILL -- "-$group" 2>/dev/null || true
   done
   exit 130
@@ -97,7 +98,6 @@ for ((n = launch_first; n <= launch_last; n++)); do
   fi
   if [ $failed = true ]; then break; fi
   run_job "$n" </dev/null &
-  Groups+=("$!")
   running=$((running + 1))
 done
 while ((running > 0)); do

@@ -52,6 +52,10 @@ class ShardWriter:
                 old.unlink(missing_ok=True)
             write_json(self.folder / "meta.json", meta)
 
+    def describe(self, **facts: Any) -> None:
+        """Add facts of the arrays that are known only once the first of them is made."""
+        write_json(self.folder / "meta.json", {**_read_meta(self.folder), **facts})
+
     def is_whole(self, number: int) -> bool:
         """True when this shard was finished by an earlier run."""
         return self._index(number).is_file()

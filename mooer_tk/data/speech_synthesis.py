@@ -219,6 +219,8 @@ def synthesise(
     for utt, failure in zip(waiting, failures, strict=True):
         if failure:
             skips.add(utt, failure)
+    # Again: processes of a killed run may have outlived the first sweep by a sentence.
+    sweep_leftovers(folder)
     spoken = {utt: file for utt, file in files.items() if utt not in skips.reasons}
     seconds = {utt: soundfile.info(file).duration for utt, file in spoken.items()}
     summary = skips.check(len(sentences), out / "skipped.tsv")
