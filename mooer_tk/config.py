@@ -33,8 +33,9 @@ class AdapterConfig:
 
     name: str = "linear"  # a line of adapters/table.py
     stack: int = 5  # encoder states per embedding: 5 x 20 ms = 100 ms (the paper's 120 ms needs 6)
+    frame_ms: float = 0.0  # milliseconds per embedding, instead of `stack`: the paper tried 120, 180 and 240
     hidden: int = 2048  # the paper's width
-    handover: str = "posterior"  # what the LLM is fed: posterior | norm | raw (adapters/handover.py)
+    handover: str = "posterior"  # what the LLM is fed: posterior | compress | norm | raw (adapters/handover.py)
     blank_penalty: float = 0.0  # posterior: off the blank's logit; a doubtful token may serve the LLM better than none
 
 
@@ -42,7 +43,7 @@ class AdapterConfig:
 class LoraConfig:
     """Low-rank updates of the LLM (peft)."""
 
-    rank: int = 64  # MooER's release; small LLMs need less
+    rank: int = 64  # MooER's release; small LLMs need less; 0 leaves the LLM frozen
     alpha: int = 16  # MooER's release: scale alpha / rank = 0.25
     dropout: float = 0.05  # MooER's release
     targets: list[str] = field(
@@ -74,8 +75,10 @@ class OptimConfig:
     """AdamW with a warm-up and a decay."""
 
     lr: float = 1e-4  # peak learning rate (MooER: 1e-4)
-    warmup_steps: int = 100  # linear warm-up
-    min_lr_share: float = 0.05  # the cosine ends at this share of the peak
+    schedule: str = "cosine"  # cosine, after a linear warm-up; or warmup_decay, DeepSpeed's: logarithmic, then linear
+    warmup_steps: int = 100
+    min_lr_share: float = 0.05  # cosine: it ends at this share of the peak
+    decay_steps: int = 0  # warmup_decay: the step at which the rate is 0; 0 is the last one
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # MooER
     weight_decay: float = 0.0  # MooER
     clip: float = 1.0  # gradient norm; MooER has none
@@ -91,6 +94,7 @@ class TrainConfig:
     log_every: int = 10  # steps
     eval_every: int = 100  # steps between dev losses, dev errors and checkpoints
     keep: int = 3  # checkpoints kept, by dev error
+    checkpointing: bool = False  # compute the LLM's activations twice instead of keeping them
     precision: str = "auto"  # of the LLM's matrix products: auto | float32 | bfloat16 (mooer_tk/precision.py)
     state_dropout: float = 0.0  # on the encoder states; the paper has none, the embedded recipe has little data
     ctc_weight: float = 0.0  # weight of the adapter's CTC loss beside the LLM's (per token)

@@ -151,6 +151,7 @@ def write_states() -> Callable[..., Path]:
 
     def write(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
         writer = ShardWriter(folder, {"fingerprint": "test"})
+        writer.describe(frame_ms=20.0)
         writer.write(0, [(utt, array.astype(np.float16), 0.02 * len(array)) for utt, array in arrays.items()], {})
         mark_done(folder, "test")
         return folder
@@ -167,11 +168,11 @@ def make_model(tiny_llm: Path) -> Callable[..., object]:
     from mooer_tk.llm.causal_lm import load_llm
     from mooer_tk.llm.checkpoint import build_model
 
-    def make(handover: str = "raw", *, head: bool = False, dropout: float = 0.0, dim: int = 8) -> object:
+    def make(handover: str = "raw", *, head: bool = False, dropout: float = 0.0, dim: int = 8, rank: int = 4) -> object:
         config = Config(
             adapter=AdapterConfig(stack=2, hidden=16, handover=handover),
             train=TrainConfig(state_dropout=dropout),
-            llm=LLMConfig(model=str(tiny_llm), lora=LoraConfig(rank=4, alpha=8, dropout=dropout)),
+            llm=LLMConfig(model=str(tiny_llm), lora=LoraConfig(rank=rank, alpha=8, dropout=dropout)),
         )
         torch.manual_seed(3)
         llm = load_llm(config.llm)

@@ -2,8 +2,10 @@
 
 raw        as the adapter gives it (the paper's way)
 norm       the same, each vector brought to the mean length of the embedding table's rows
-posterior  one vector a CTC segment: blanks dropped, repeats merged, each frame the posterior-weighted mean of token
-           embeddings, a segment the mean of its frames weighted by how little blank they are
+compress   CTC compression: one vector a CTC segment, blanks dropped, repeats merged; the mean of the adapter's outputs
+posterior  the same segments, but each frame is the posterior-weighted mean of token embeddings
+
+The frames of a segment are weighted by how little blank they are.
 """
 
 from __future__ import annotations
@@ -14,34 +16,33 @@ from torch import Tensor, nn
 from mooer_tk.adapters.ctc_head import BLANK, EmbeddingCTCHead
 from mooer_tk.errors import UserError, nearest
 
-HANDOVERS = ("posterior", "norm", "raw")
+HANDOVERS = ("posterior", "compress", "norm", "raw")
+BY_SEGMENTS = ("posterior", "compress")
 
 
 class Handover(nn.Module):
     """Adapter outputs -> what the LLM is fed; see the module's docstring for the kinds.
 
     Args:
-        kind: posterior, norm or raw.
+        kind: posterior, compress, norm or raw.
         table: the LLM's embedding table (vocabulary, H), for the scale.
-        head: the CTC head; posterior needs it.
-        blank_penalty: taken off the blank's logit before segments are told apart (posterior only).
+        head: the CTC head; posterior and compress need it.
+        blank_penalty: taken off the blank's logit before segments are told apart (posterior and compress).
     """
 
     def __init__(self, kind: str, table: Tensor, head: EmbeddingCTCHead | None, blank_penalty: float = 0.0) -> None:
         super().__init__()
         if kind not in HANDOVERS:
             raise UserError(f"adapter.handover '{kind}' is unknown: {nearest(kind, HANDOVERS)}")
-        if kind == "posterior" and head is None:
-            raise UserError(
-                "adapter.handover=posterior needs the warm start's CTC head: run stage 4 first, or use raw."
-            )
+        if kind in BY_SEGMENTS and head is None:
+            raise UserError(f"adapter.handover={kind} needs the warm start's CTC head: run stage 4 first, or use raw.")
         self.kind = kind
         self.blank_penalty = blank_penalty
-        self.head = head if kind == "posterior" else None
+        self.head = head if kind in BY_SEGMENTS else None
         self.register_buffer("length", table.detach().float().norm(dim=-1).mean(), persistent=False)
 
     def forward(self, embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, H), lengths (B,) -> (B, T', H), lengths (B,); T' < T for posterior."""
+        """(B, T, H), lengths (B,) -> (B, T', H), lengths (B,); T' < T for segments."""
         if self.kind == "raw":
             return embeddings, lengths
         if self.kind == "norm":
@@ -62,8 +63,11 @@ class Handover(nn.Module):
         segment = (starts.cumsum(1) - 1).clamp_min(0)
         counts = starts.sum(1)
         weight = (1 - probs[..., BLANK]) * speech
-        tokens = probs[..., 1:] / (1 - probs[..., BLANK : BLANK + 1]).clamp_min(1e-4)
-        vectors = (tokens @ self.head.rows) * weight[..., None]
+        if self.kind == "posterior":
+            tokens = probs[..., 1:] / (1 - probs[..., BLANK : BLANK + 1]).clamp_min(1e-4)
+            vectors = (tokens @ self.head.rows) * weight[..., None]
+        else:
+            vectors = embeddings * weight[..., None]
         merge = nn.functional.one_hot(segment, int(counts.max())).to(vectors.dtype) * speech[..., None]
         total = (merge * weight[..., None]).sum(1).clamp_min(1e-6)
         return merge.transpose(1, 2) @ vectors / total[..., None], counts

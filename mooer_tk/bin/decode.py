@@ -13,8 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("states", type=Path, help="directory of shards (stage 3)")
     parser.add_argument("out", type=Path, help="directory for the hypotheses")
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", type=Path, help="exp/NAME, or an exported model")
+    which.add_argument("--model", type=Path, help="exp/NAME, an exported model, or a release of MooER")
     which.add_argument("--warm-start", type=Path, help="directory of a warm start: CTC-greedy, without the LLM")
+    parser.add_argument("--config", type=Path, help="the YAML of a release, which has none of its own")
     parser.add_argument("--task", choices=("asr", "ast", "asr_ast"), default="asr")
     parser.add_argument("--nbest", type=int, default=1, help="hypotheses kept per utterance (at most the beam)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, such as decode.beam=1")
@@ -29,8 +30,10 @@ def run(args: argparse.Namespace) -> int:
 
         decode_ctc(args.states, args.warm_start, args.out)
         return 0
-    config = load_config(_model_config(args.model), args.set).decode if args.set else None
-    decode_directory(args.states, args.model, args.out, task=args.task, config=config, nbest=args.nbest)
+    config = load_config(args.config or _model_config(args.model), args.set).decode if args.set else None
+    decode_directory(
+        args.states, args.model, args.out, task=args.task, config=config, nbest=args.nbest, release=args.config
+    )
     return 0
 
 

@@ -21,8 +21,10 @@ COMMANDS = {
     "states": ("states", "run the frozen encoder over a data directory and cache its states in shards"),
     "train": ("train", "train: the adapter's warm start, or adapter + LoRA"),
     "average": ("average", "average the best checkpoints of a run and export one model"),
+    "export": ("export", "write a model in another layout, such as MooER's release"),
     "decode": ("decode", "decode cached states or a data directory with a trained model"),
     "score": ("score", "normalise and score hypotheses: WER, CER, BLEU, chrF with intervals"),
+    "params": ("params", "count the parameters of a config and estimate its memory"),
     "results": ("results", "write scored decodes as a row of RESULTS.md"),
     "transcribe": ("transcribe", "transcribe or translate audio files with a trained model"),
 }

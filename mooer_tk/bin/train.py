@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from mooer_tk.config import Config, dump, git_hash, load_config
+from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, write_json, write_text
+from mooer_tk.errors import UserError
 from mooer_tk.progress import log
+
+if TYPE_CHECKING:
+    from mooer_tk.llm.checkpoint import Parts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,20 +33,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", action="append", required=True, help="task:states:text[+translation][:weight]")
     parser.add_argument("--dev", action="append", required=True, help="the same form, for dev scores")
     parser.add_argument("--init", type=Path, help="instruct: adapter.safetensors of a warm start (default: random)")
+    parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME, or a release)")
     parser.add_argument("--max-skip", type=float, default=0.1, help="share of skipped utterances that stops the stage")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, export what the next stage needs, draw the curves."""
+    from mooer_tk.llm.checkpoint import read_parts
     from mooer_tk.score.plots import plot_loss
     from mooer_tk.train.examples import Source
     from mooer_tk.train.loop import Trainer
 
     config = load_config(args.config, args.set)
+    parts = read_parts(args.init_model, config) if args.init_model else None
+    if parts:
+        # What the weights were made for; the rest of the config is this run's own.
+        config.adapter, config.llm, config.prompt = parts.config.adapter, parts.config.llm, parts.config.prompt
+    _resolve_frame(config, Path(args.source[0].split(":")[1]))
     sources = [Source.parse(one) for one in args.source]
     dev = [Source.parse(one) for one in args.dev]
-    tables = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
-    mark = fingerprint(dump(config), args.kind, args.source, args.dev, *tables, *([args.init] if args.init else []))
+    inputs = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
+    inputs += [args.init] if args.init else []
+    inputs += sorted(path for path in args.init_model.rglob("*") if path.is_file()) if args.init_model else []
+    mark = fingerprint(dump(config), args.kind, args.source, args.dev, *inputs)
     if is_done(args.out, mark):
         log(f"{args.out} is up to date")
         return 0
@@ -49,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.out / "config.yaml", dump(config))
     write_json(args.out / "run.json", {"fingerprint": mark, "git": git_hash(), "sources": args.source, "dev": args.dev})
 
-    objective, settings = _objective(args, config, sources, dev)
+    objective, settings = _objective(args, config, sources, dev, parts)
     scores = Trainer(objective, settings, args.out).run()
     if args.kind == "warm_start":
         _export_best_warm_start(objective, args.out)
@@ -73,11 +88,25 @@ def _forget_other_run(out: Path, mark: str) -> None:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
-def _objective(args: argparse.Namespace, config: Config, sources: list, dev: list) -> tuple:
+def _resolve_frame(config: Config, states: Path) -> None:
+    """Turn adapter.frame_ms into states per embedding, by the time between two states that the shards tell."""
+    wanted = config.adapter.frame_ms
+    if not wanted:
+        return
+    step = ShardReader(states).meta.get("frame_ms")
+    if not step:
+        raise UserError(f"{states} does not tell its time between states: set adapter.stack instead of frame_ms.")
+    stack = round(wanted / step)
+    if stack < 1 or abs(stack * step - wanted) > 1e-6:
+        raise UserError(f"adapter.frame_ms is {wanted:g}, no multiple of the {step:g} ms between states in {states}.")
+    config.adapter.stack = stack
+
+
+def _objective(args: argparse.Namespace, config: Config, sources: list, dev: list, parts: Parts | None) -> tuple:
     from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
     from mooer_tk.adapters.table import build_adapter
     from mooer_tk.llm.causal_lm import load_llm
-    from mooer_tk.llm.checkpoint import build_model, load_adapter, tokens_in_use
+    from mooer_tk.llm.checkpoint import build_from, build_model, load_adapter, tokens_in_use
     from mooer_tk.llm.prompt import named_prompt
     from mooer_tk.train.examples import load_examples, state_statistics
     from mooer_tk.train.objectives import Instruct, WarmStart
@@ -85,7 +114,7 @@ def _objective(args: argparse.Namespace, config: Config, sources: list, dev: lis
     settings = config.warm_start if args.kind == "warm_start" else config.train
     torch.manual_seed(settings.seed)
     llm, tokenizer = load_llm(config.llm)
-    prompt = named_prompt(config.prompt)
+    prompt = parts.prompt if parts else named_prompt(config.prompt)
 
     def examples(lines: list, name: str) -> list:
         report = args.out / f"skipped_{name}.tsv"
@@ -101,18 +130,26 @@ def _objective(args: argparse.Namespace, config: Config, sources: list, dev: lis
         adapter.set_statistics(*state_statistics(train_set))
         head = EmbeddingCTCHead(tokens_in_use([example.transcript for example in train_set]), table)
         return WarmStart(adapter, head, tokenizer, train_set, dev_set, settings), settings
-    model = build_model(
-        config, dim, adapter=load_adapter(args.init) if args.init else None, llm=(llm, tokenizer), prompt=prompt
-    )
+    if parts:
+        parts.config = config
+        model = build_from(parts, str(args.init_model))
+    else:
+        model = build_model(
+            config, dim, adapter=load_adapter(args.init) if args.init else None, llm=(llm, tokenizer), prompt=prompt
+        )
+    if settings.checkpointing:
+        # Reentrant checkpointing gives the adapter no gradient: what enters the LLM is no leaf.
+        model.llm.gradient_checkpointing_enable({"use_reentrant": False})
     model.precision = settings.precision
-    if not args.init:
+    if not args.init and not parts:
         model.adapter.set_statistics(*state_statistics(train_set))
     return Instruct(model, train_set, dev_set, settings, config.decode), settings
 
 
 def _export_best_warm_start(objective: object, out: Path) -> None:
-    from mooer_tk.llm.checkpoint import load_strictly, save_adapter
+    from mooer_tk.llm.checkpoint import save_adapter
     from mooer_tk.train.checkpoints import best, list_checkpoints, load_weights
+    from mooer_tk.weights import load_strictly
 
     ((path, state),) = best(list_checkpoints(out / "checkpoints"), 1)
     load_strictly(objective.module, load_weights(path), str(path))

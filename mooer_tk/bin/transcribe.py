@@ -12,7 +12,8 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", type=Path, required=True, help="exp/NAME, or an exported model")
+    parser.add_argument("--model", type=Path, required=True, help="exp/NAME, an exported model, or a release of MooER")
+    parser.add_argument("--config", type=Path, help="the YAML of a release, which has none of its own")
     parser.add_argument(
         "--task", choices=("asr", "ast", "asr_ast"), default="asr", help="transcript, English translation, or both"
     )
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Print one transcript a file; status 1 when a file could not be used."""
     from mooer_tk.decode.files import FileTranscriber
 
-    transcriber = FileTranscriber(args.model, args.beam)
+    transcriber = FileTranscriber(args.model, args.beam, args.config)
     failed = False
     for file in args.files:
         transcript = transcriber(file, args.task)

@@ -14,8 +14,9 @@ from mooer_tk.data.atomic import fingerprint, is_done, mark_done
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.decode.directory import states_batch
 from mooer_tk.llm.causal_lm import load_llm
-from mooer_tk.llm.checkpoint import load_adapter, load_strictly
+from mooer_tk.llm.checkpoint import load_adapter
 from mooer_tk.progress import log
+from mooer_tk.weights import load_strictly
 
 BATCH_UTTS = 32
 

@@ -19,7 +19,14 @@ from mooer_tk.progress import log, track
 
 
 def decode_directory(
-    states: Path, model_dir: Path, out: Path, *, task: str, config: DecodeConfig | None = None, nbest: int = 1
+    states: Path,
+    model_dir: Path,
+    out: Path,
+    *,
+    task: str,
+    config: DecodeConfig | None = None,
+    nbest: int = 1,
+    release: Path | None = None,
 ) -> None:
     """Write `out/hyp` (and `hyp.asr`, `hyp.ast` for asr_ast), `nbest.jsonl` and `guards.json`.
 
@@ -28,15 +35,17 @@ def decode_directory(
         model_dir: exp/NAME, or an exported model.
         task: asr, ast or asr_ast.
         config: generation; None takes the one saved with the model.
+        release: the YAML of a release of MooER, which has none of its own.
     """
     shards = ShardReader(states)
     info = model_dir / "model" / "info.json"
     info = info if info.is_file() else model_dir / "info.json"
-    mark = fingerprint(shards.meta, info, task, to_dict(config) if config else None, nbest, sorted(shards))
+    told = release if release else info
+    mark = fingerprint(shards.meta, told, task, to_dict(config) if config else None, nbest, sorted(shards))
     if is_done(out, mark):
         log(f"{out} is up to date")
         return
-    model, saved = load_model(model_dir)
+    model, saved = load_model(model_dir, release)
     model.prompt.check_task(task)
     config = config or saved.decode
     out.mkdir(parents=True, exist_ok=True)

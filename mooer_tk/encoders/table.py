@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from mooer_tk.config import EncoderConfig
 from mooer_tk.encoders.base import SpeechEncoder
+from mooer_tk.encoders.espnet import ESPnetEncoder
+from mooer_tk.encoders.paraformer import ParaformerEncoder
+from mooer_tk.encoders.self_supervised import SelfSupervisedEncoder
 from mooer_tk.encoders.whisper import WhisperEncoder
 from mooer_tk.errors import UserError, nearest
 from mooer_tk.hub.models import resolve_model
 
+
+def _self_supervised(config: EncoderConfig) -> SpeechEncoder:
+    return SelfSupervisedEncoder(resolve_model(config.model).path, config.precision)
+
+
 ENCODERS = {
-    "whisper": lambda path, config: WhisperEncoder(path, window_s=config.window_s, precision=config.precision),
+    "whisper": lambda c: WhisperEncoder(resolve_model(c.model).path, window_s=c.window_s, precision=c.precision),
+    "paraformer": lambda c: ParaformerEncoder.load(c.model, c.precision),
+    "w2v-bert": _self_supervised,
+    "hubert": _self_supervised,
+    "wav2vec2": _self_supervised,
+    "espnet": lambda c: ESPnetEncoder.load(c.model, c.precision),
 }
 
 
@@ -21,4 +34,4 @@ def build_encoder(config: EncoderConfig) -> SpeechEncoder:
     """
     if config.name not in ENCODERS:
         raise UserError(f"encoder.name '{config.name}' is unknown: {nearest(config.name, ENCODERS)}")
-    return ENCODERS[config.name](resolve_model(config.model).path, config).freeze()
+    return ENCODERS[config.name](config).freeze()

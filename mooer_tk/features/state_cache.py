@@ -66,8 +66,9 @@ def cache_states(
 
     missing = [n for n in mine if not writer.is_whole(n) or mended(n)]
     if missing:
-        encode = (encoder or partial(build_encoder, config))().encode
-        _encode_shards(writer, shards, missing, encode, limits, allow_pipe, data_dir)
+        ready = (encoder or partial(build_encoder, config))()
+        writer.describe(frame_ms=ready.frame_ms)
+        _encode_shards(writer, shards, missing, ready.encode, limits, allow_pipe, data_dir)
     if job == 0:
         _close(data_dir, out, mark, len(utterances), max_skip)
 

@@ -3,7 +3,7 @@
     <model>/config.yaml          the resolved config
             prompt.json          the prompt object
             adapter.safetensors  adapter, its statistics, and the CTC head with the tokens it knows
-            lora/                peft's own layout
+            lora/                peft's own layout; absent where the LLM was left frozen
             info.json            where the model comes from
 
 Every key must fit: a missing, unused or wrongly shaped one is an error that names it.
@@ -11,7 +11,9 @@ Every key must fit: a missing, unused or wrongly shaped one is an error that nam
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,11 @@ from mooer_tk.adapters.table import build_adapter
 from mooer_tk.config import Config, dump, load_config
 from mooer_tk.data.atomic import replacing_dir, write_json, write_text
 from mooer_tk.errors import UserError
-from mooer_tk.llm.causal_lm import add_lora, load_llm
+from mooer_tk.llm import release
+from mooer_tk.llm.causal_lm import add_lora, load_llm, lora_weights, write_lora
 from mooer_tk.llm.prompt import Prompt, named_prompt
 from mooer_tk.llm.speech_llm import SpeechLLM
+from mooer_tk.weights import check_fit, load_strictly
 
 TOKENS = "head.tokens"
 
@@ -40,7 +44,6 @@ def build_model(
     adapter: dict[str, Tensor] | None = None,
     llm: tuple[nn.Module, Any] | None = None,
     prompt: Prompt | None = None,
-    lora: bool = True,
 ) -> SpeechLLM:
     """Make the model of a config.
 
@@ -50,7 +53,6 @@ def build_model(
         adapter: weights of adapter and CTC head as `save_adapter` wrote them; None starts at random, without a head.
         llm: an LLM that is already loaded with its tokeniser.
         prompt: the prompt of a checkpoint; None takes the config's.
-        lora: put fresh LoRA layers on the LLM.
     """
     model, tokenizer = llm or load_llm(config.llm)
     table = model.get_input_embeddings().weight
@@ -60,36 +62,18 @@ def build_model(
         head = EmbeddingCTCHead(adapter[TOKENS], table) if TOKENS in adapter else None
         load_strictly(nn.ModuleDict({"adapter": network, **({"head": head} if head else {})}), adapter, "the adapter")
     handover = Handover(config.adapter.handover, table, head, config.adapter.blank_penalty)
-    wrapped = add_lora(model, config.llm) if lora else model
-    return SpeechLLM(network, head, handover, wrapped, tokenizer, prompt or named_prompt(config.prompt))
-
-
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str) -> None:
-    """Load weights; raise a UserError that lists missing, unused and wrongly shaped keys."""
-    check_fit(module.state_dict(), weights, what)
-    module.load_state_dict(weights)
-
-
-def check_fit(own: dict[str, Tensor], weights: dict[str, Tensor], what: str) -> None:
-    """Raise a UserError that lists how `weights` differ in names and shapes from what is asked for."""
-    faults = [f"missing {key}" for key in sorted(own.keys() - weights.keys())]
-    faults += [f"unused {key}" for key in sorted(weights.keys() - own.keys())]
-    faults += [
-        f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & weights.keys())
-        if own[key].shape != weights[key].shape
-    ]
-    if faults:
-        raise UserError(
-            f"the weights of {what} do not fit the config: {'; '.join(faults[:10])}. "
-            "Use the config.yaml that was written beside them."
-        )
+    return SpeechLLM(
+        network, head, handover, add_lora(model, config.llm), tokenizer, prompt or named_prompt(config.prompt)
+    )
 
 
 def save_adapter(path: Path, adapter: nn.Module, head: EmbeddingCTCHead | None) -> None:
     """Write adapter and head as one safetensors file."""
-    parts = nn.ModuleDict({"adapter": adapter, **({"head": head} if head is not None else {})})
-    save_file({name: tensor.contiguous() for name, tensor in parts.state_dict().items()}, path)
+    save_file({name: tensor.contiguous() for name, tensor in _trained_parts(adapter, head).items()}, path)
+
+
+def _trained_parts(adapter: nn.Module, head: EmbeddingCTCHead | None) -> dict[str, Tensor]:
+    return nn.ModuleDict({"adapter": adapter, **({"head": head} if head is not None else {})}).state_dict()
 
 
 def load_adapter(path: Path | str) -> dict[str, Tensor]:
@@ -104,50 +88,84 @@ def load_adapter(path: Path | str) -> dict[str, Tensor]:
         raise UserError(f"cannot read the adapter {path}: {error}. Run stage 4 (or 6) again.") from error
 
 
+@dataclass
+class Parts:
+    """What a model's directory holds: config, prompt, size of a state, weights of adapter (and head) and of LoRA."""
+
+    config: Config
+    prompt: Prompt
+    dim: int
+    adapter: dict[str, Tensor]
+    lora: dict[str, Tensor]
+
+
 def export_model(model: SpeechLLM, config: Config, dim: int, folder: Path, info: dict[str, Any]) -> None:
-    """Write the model's directory atomically."""
+    """Write a model's directory atomically; `lora/` only where the LLM was trained."""
+    adapter = {name: tensor.contiguous() for name, tensor in _trained_parts(model.adapter, model.head).items()}
+    write_parts(folder, Parts(config, model.prompt, dim, adapter, lora_weights(model.llm)), info)
+
+
+def write_parts(folder: Path, parts: Parts, info: dict[str, Any]) -> None:
+    """Write what `read_parts` reads, atomically."""
     with replacing_dir(folder) as target:
-        write_text(target / "config.yaml", dump(config))
-        model.prompt.save(target / "prompt.json")
-        save_adapter(target / "adapter.safetensors", model.adapter, model.head)
-        model.llm.save_pretrained(target / "lora", save_embedding_layers=False)
-        write_json(target / "info.json", {"mooer_tk": __version__, "dim": dim, **info})
+        write_text(target / "config.yaml", dump(parts.config))
+        parts.prompt.save(target / "prompt.json")
+        save_file(parts.adapter, target / "adapter.safetensors")
+        if parts.lora:
+            write_lora(target / "lora", parts.lora, parts.config.llm)
+        write_json(target / "info.json", {"mooer_tk": __version__, "dim": parts.dim, **info})
 
 
-def load_model(folder: Path | str) -> tuple[SpeechLLM, Config]:
-    """Load an exported model for decoding, LoRA merged into the LLM.
+def read_parts(folder: Path | str, config: Config | None = None) -> Parts:
+    """Read an exported model, or MooER's released files.
+
+    Args:
+        folder: `exp/NAME`, the exported model below it, or a folder with `adapter_project.pt` and `lora_weights/`.
+        config: of a release, which has none of its own, such as egs/mt5k/mooer/conf/mooer_7b.yaml.
 
     Raises:
-        UserError: not a model directory, or weights that do not fit.
+        UserError: not a model directory, or files that cannot be read.
     """
-    from peft import PeftConfig, PeftModel
-
     folder = Path(folder)
     # `exp/NAME` is what people have at hand; the model lies below it.
     folder = folder / "model" if (folder / "model" / "info.json").is_file() else folder
+    if release.is_release(folder):
+        if config is None:
+            raise UserError(f"{folder} is a release of MooER: name its config too, --config conf/mooer_7b.yaml.")
+        settings = copy.deepcopy(config)
+        adapter, lora = release.read_release(folder, settings)
+        return Parts(settings, named_prompt(settings.prompt), len(adapter["adapter.mean"]), adapter, lora)
     if not (folder / "info.json").is_file():
         raise UserError(f"{folder} holds no exported model (info.json): give exp/NAME after stage 6 has run.")
-    config = load_config(folder / "config.yaml")
+    settings = load_config(folder / "config.yaml")
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-    llm, tokenizer = load_llm(config.llm)
-    try:
-        weights = load_file(folder / "lora" / "adapter_model.safetensors")
-        wrapped = PeftModel(llm, PeftConfig.from_pretrained(str(folder / "lora")))
-    except Exception as error:  # safetensors and peft raise their own kinds, all of them about these files
-        raise UserError(f"cannot read the LoRA of {folder}/lora: {error}. Run stage 6 again.") from error
-    fresh = {name.replace(".default", ""): p for name, p in wrapped.named_parameters() if ".lora_" in name}
-    check_fit(fresh, weights, f"{folder}/lora")
-    for name, parameter in fresh.items():
-        parameter.data.copy_(weights[name])
-    model = build_model(
-        config,
-        info["dim"],
-        adapter=load_adapter(folder / "adapter.safetensors"),
-        llm=(wrapped.merge_and_unload(), tokenizer),
-        prompt=Prompt.load(folder / "prompt.json"),
-        lora=False,
-    )
-    return model.eval(), config
+    lora = {}
+    if settings.llm.lora.rank:
+        try:
+            lora = load_file(folder / "lora" / "adapter_model.safetensors")
+        except Exception as error:  # safetensors raises its own kinds, all of them about this file
+            raise UserError(f"cannot read the LoRA of {folder}/lora: {error}. Run stage 6 again.") from error
+    adapter = load_adapter(folder / "adapter.safetensors")
+    return Parts(settings, Prompt.load(folder / "prompt.json"), info["dim"], adapter, lora)
+
+
+def build_from(parts: Parts, what: str) -> SpeechLLM:
+    """The model of `parts`, its LoRA in place and trainable; a key that does not fit is a UserError that lists it."""
+    model = build_model(parts.config, parts.dim, adapter=parts.adapter, prompt=parts.prompt)
+    own = lora_weights(model.llm)
+    check_fit(own, parts.lora, f"the LoRA of {what}")
+    for name, parameter in own.items():
+        parameter.data.copy_(parts.lora[name])
+    return model
+
+
+def load_model(folder: Path | str, config: Path | None = None) -> tuple[SpeechLLM, Config]:
+    """Load a model for decoding, LoRA merged into the LLM; errors as of `read_parts`, `config` is the YAML's path."""
+    parts = read_parts(folder, load_config(config) if config else None)
+    model = build_from(parts, str(folder))
+    if parts.lora:
+        model.llm = model.llm.merge_and_unload()
+    return model.eval(), parts.config
 
 
 def tokens_in_use(transcripts: list[list[int]]) -> Tensor:

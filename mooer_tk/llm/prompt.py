@@ -83,7 +83,13 @@ class Prompt:
             raise UserError(f"cannot read the prompt {path}: {error}. Export the model again (stage 6).") from error
 
 
-PROMPTS = {"chatml": Prompt(), "chatml_lead": Prompt(lead=" ")}
+_RELEASED = {"asr": "Transcribe speech to text. ", "ast": "Translate speech to english text. "}
+PROMPTS = {
+    "chatml": Prompt(),
+    "chatml_lead": Prompt(lead=" "),
+    # MooER's multi-task release answers its ast instruction with both lines.
+    "chatml_mtl": Prompt(instructions={**_RELEASED, "asr_ast": _RELEASED["ast"]}),
+}
 
 
 def named_prompt(name: str) -> Prompt:

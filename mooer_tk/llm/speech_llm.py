@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
 from mooer_tk.adapters.handover import Handover
+from mooer_tk.llm.causal_lm import logits_of
 from mooer_tk.llm.prompt import Prompt
 from mooer_tk.precision import autocast
 
@@ -90,7 +91,7 @@ class SpeechLLM(nn.Module):
             hidden = self._decoder()(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
             # The state before a token predicts it.
             rows = [h[s - 1 : s - 1 + len(a)] for h, s, a in zip(hidden, starts, batch.answers, strict=True)]
-            logits = self.llm.get_output_embeddings()(torch.cat(rows)).float()
+            logits = logits_of(self.llm, torch.cat(rows))
         losses = {"ce": (nn.functional.cross_entropy(logits, labels, reduction="sum"), len(labels))}
         if self.head is not None and any(batch.targets):
             chosen = [i for i, target in enumerate(batch.targets) if target]

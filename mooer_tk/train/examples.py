@@ -20,6 +20,8 @@ from mooer_tk.llm.speech_llm import Batch
 from mooer_tk.score.normalise import get_normaliser
 
 TASK_PARTS = {"asr": ("asr",), "ast": ("ast",), "asr_ast": ("asr", "ast")}
+# A source of instructions: every pass draws one of the tasks for each of its utterances.
+INSTRUCTION = "instruction"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Source:
 
     `weight` is how often an utterance of it is seen per pass (0.5: every second pass on average, 2: twice).
     asr takes a transcript; ast a translation, after a transcript for the CTC loss (`text+translation`) if there is
-    one; asr_ast takes both.
+    one; asr_ast takes both, and so does instruction, which draws one of the three tasks whenever it is seen.
     """
 
     task: str
@@ -44,12 +46,14 @@ class Source:
             UserError: a wrong form, an unknown task, or the wrong number of tables for it.
         """
         fields = line.split(":")
-        if len(fields) not in (3, 4) or fields[0] not in TASK_PARTS:
-            raise UserError(f"source '{line}' is not of the form asr|ast|asr_ast:states-dir:table[+table][:weight].")
-        tables = tuple(Path(one) for one in fields[2].split("+"))
-        if len(tables) not in {"asr": (1,), "ast": (1, 2), "asr_ast": (2,)}[fields[0]]:
+        if len(fields) not in (3, 4) or fields[0] not in (*TASK_PARTS, INSTRUCTION):
             raise UserError(
-                f"source '{line}': asr takes one table, ast [transcript+]translation, asr_ast transcript+translation."
+                f"source '{line}' is not of the form asr|ast|asr_ast|instruction:states-dir:table[+table][:weight]."
+            )
+        tables = tuple(Path(one) for one in fields[2].split("+"))
+        if len(tables) not in {"asr": (1,), "ast": (1, 2)}.get(fields[0], (2,)):
+            raise UserError(
+                f"source '{line}': asr takes one table, ast [transcript+]translation, others transcript+translation."
             )
         try:
             weight = float(fields[3]) if len(fields) == 4 else 1.0
@@ -69,6 +73,7 @@ class Example:
     transcript: list[int]  # LLM tokens of the normalised transcript; empty when there is none
     frames: int
     weight: float
+    choice: tuple[int, int] | None = None  # instruction: which utterance, and which of `TASK_PARTS` this example is
 
     def positions(self, stack: int, prompt: int) -> int:
         """Positions that the LLM sees at the most: speech, prompt and answer."""
@@ -88,9 +93,11 @@ def load_examples(
     normalise = get_normaliser("target-en")
     skips = SkipReport("training examples", max_skip)
     examples: list[Example] = []
-    total = 0
+    total = drawn = 0
     for source in sources:
-        prompt.check_task(source.task)
+        tasks = tuple(TASK_PARTS) if source.task == INSTRUCTION else (source.task,)
+        for task in tasks:
+            prompt.check_task(task)
         shards = ShardReader(source.states)
         tables = [read_table(path) for path in source.tables]
         parts = ("asr", "ast") if len(tables) == 2 else TASK_PARTS[source.task]
@@ -103,11 +110,14 @@ def load_examples(
             if reason:
                 skips.add(f"{source.task}:{utt}", reason)
                 continue
-            answer = prompt.answer([texts[part] for part in TASK_PARTS[source.task]], tokenizer)
             # A leading blank gives the words of a transcript the same tokens wherever they stand.
             transcript = tokenizer.encode(" " + texts["asr"], add_special_tokens=False) if "asr" in texts else []
             frames = shards.entries[utt].shape[0]
-            examples.append(Example(utt, source.task, shards, answer, transcript, frames, source.weight))
+            drawn += len(tasks) > 1
+            for number, task in enumerate(tasks):
+                answer = prompt.answer([texts[part] for part in TASK_PARTS[task]], tokenizer)
+                choice = (drawn, number) if len(tasks) > 1 else None
+                examples.append(Example(utt, task, shards, answer, transcript, frames, source.weight, choice))
     print(skips.check(total, report))
     if not examples:
         raise UserError(f"nothing to train on: all {total} utterances were skipped, see {report}.")
@@ -133,6 +143,9 @@ def plan_epoch(
     """
     rng = np.random.default_rng([seed, epoch])
     weights = np.array([example.weight for example in examples])
+    # Of the examples of an instruction source, one a pass and utterance counts.
+    draws = rng.integers(len(TASK_PARTS), size=1 + max((e.choice[0] for e in examples if e.choice), default=0))
+    weights *= [e.choice is None or draws[e.choice[0]] == e.choice[1] for e in examples]
     copies = np.floor(weights + rng.random(len(examples))).astype(int)
     order = rng.permutation(np.repeat(np.arange(len(examples)), copies))
     sizes = np.array([example.positions(stack, prompt) for example in examples])

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from mooer_tk.config import OptimConfig, TrainConfig
 from mooer_tk.data.atomic import write_text
-from mooer_tk.errors import UserError
+from mooer_tk.errors import UserError, nearest
 from mooer_tk.llm.speech_llm import Batch
 from mooer_tk.progress import log, track
 from mooer_tk.train.checkpoints import list_checkpoints, load_optimizer, load_weights, save_checkpoint
+
+SCHEDULES = ("cosine", "warmup_decay")
 
 
 class Objective(Protocol):
@@ -45,7 +47,21 @@ class Objective(Protocol):
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
-    """Linear warm-up to the peak, then a cosine to `min_lr_share` of it; `step` counts from 1."""
+    """The learning rate of a step, counted from 1.
+
+    cosine: a linear warm-up, then a cosine to `min_lr_share` of the peak. warmup_decay: DeepSpeed's WarmupDecayLR, a
+    logarithmic warm-up, ln(step) / ln(warmup_steps) of the peak, then a line to 0 at `decay_steps` (MooER's schedule).
+
+    Raises:
+        UserError: an unknown schedule.
+    """
+    if config.schedule not in SCHEDULES:
+        raise UserError(f"optim.schedule '{config.schedule}' is unknown: {nearest(config.schedule, SCHEDULES)}")
+    if config.schedule == "warmup_decay":
+        if step < config.warmup_steps:
+            return config.lr * math.log(step) / math.log(config.warmup_steps)
+        end = config.decay_steps or steps
+        return config.lr * max(0.0, (end - step) / max(end - config.warmup_steps, 1))
     if step <= config.warmup_steps:
         return config.lr * step / config.warmup_steps
     done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)

@@ -91,13 +91,14 @@ class Instruct:
         self.prompt_tokens = max(sum(map(len, model.prompt.around(t, model.tokenizer))) for t in tasks)
 
     def groups(self) -> list[dict]:
-        """The adapter's side, at its own share of the learning rate, and LoRA."""
+        """The adapter's side, at its own share of the learning rate, and LoRA, if the LLM is not frozen."""
         adapter = [p for n, p in self.model.named_parameters() if p.requires_grad and not n.startswith("llm.")]
         lora = [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith("llm.")]
-        return [
+        groups = [
             {"params": adapter, "lr_scale": self.config.adapter_lr_scale},
             {"params": lora, "lr_scale": 1.0},
         ]
+        return [group for group in groups if group["params"]]
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Batches by the positions that the LLM sees."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
-from mooer_tk.adapters.handover import Handover
+from mooer_tk.adapters.handover import HANDOVERS, Handover
 from mooer_tk.errors import UserError
 
 TOKENS = torch.arange(5, 25)
@@ -37,6 +37,14 @@ def test_blanks_are_dropped_and_repeats_merged_to_the_tokens_embeddings(table, h
     torch.testing.assert_close(vectors[0], table[TOKENS[[2, 2, 3, 0]]], atol=1e-5, rtol=0)
 
 
+def test_compression_gives_the_mean_output_of_each_segment(table, head):
+    outputs, lengths = say(head, [[0, 3, 3, 0, 3, 4, 0, 1]])
+    outputs = torch.arange(8.0)[None, :, None].expand(1, 8, 16)
+    vectors, sizes = Handover("compress", table, head)(outputs, lengths)
+    assert sizes.tolist() == [4]
+    torch.testing.assert_close(vectors[0, :, 0], torch.tensor([1.5, 4.0, 5.0, 7.0]), atol=1e-4, rtol=0)
+
+
 def test_an_utterance_of_blanks_alone_gives_one_finite_vector(table, head):
     inputs = say(head, [[0, 0, 0, 0], [0, 2, 0, 3]], sure=9.0)
     vectors, lengths = Handover("posterior", table, head)(*inputs)
@@ -57,7 +65,7 @@ def test_every_vector_is_a_mean_of_token_embeddings(table, head):
         assert (row[:size].norm(dim=-1) <= rows.norm(dim=-1).max() + 1e-5).all()
 
 
-@pytest.mark.parametrize("kind", ["posterior", "norm", "raw"])
+@pytest.mark.parametrize("kind", HANDOVERS)
 def test_padding_never_changes_what_an_utterance_gives(table, head, kind):
     torch.manual_seed(2)
     handover = Handover(kind, table, head)
@@ -86,7 +94,7 @@ def test_raw_is_the_adapters_output(table):
     assert vectors is outputs and same is lengths
 
 
-@pytest.mark.parametrize("kind", ["posterior", "norm", "raw"])
+@pytest.mark.parametrize("kind", HANDOVERS)
 def test_gradients_pass_through_to_the_adapter(table, head, kind):
     torch.manual_seed(3)
     outputs = (torch.randn(2, 12, 16) * 3).requires_grad_()

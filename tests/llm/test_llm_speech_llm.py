@@ -170,6 +170,24 @@ def test_a_warm_start_gives_the_model_its_adapter_and_head(make_model, tiny_llm)
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+def test_checkpointing_gives_adapter_and_lora_the_same_gradients(make_model):
+    """Reentrant checkpointing on a frozen encoder's output gave the original's adapter no gradient."""
+    model = shake_lora(make_model("raw")).train()
+    batch = make_batch(model, "abce")
+    grads = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.llm.gradient_checkpointing_enable({"use_reentrant": False})
+        assert model.llm.get_base_model().is_gradient_checkpointing == checkpointing
+        model.zero_grad()
+        model.losses(batch)["ce"][0].backward()
+        grads.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+    assert any(n.startswith("adapter.") for n in grads[0]) and any(".lora_" in n for n in grads[0])
+    for name, grad in grads[0].items():
+        assert grad.abs().max() > 0
+        torch.testing.assert_close(grads[1][name], grad, atol=1e-5, rtol=1e-5)
+
+
 def test_bfloat16_products_give_nearly_the_same_loss_and_gradients(make_model):
     model = shake_lora(make_model("raw"))
     batch = make_batch(model, "abce")

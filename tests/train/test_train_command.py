@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mooer_tk.config import load_config
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.llm.checkpoint import load_model
 from mooer_tk.train.checkpoints import best, list_checkpoints, load_weights
@@ -191,3 +192,49 @@ def test_a_missing_or_misshaped_warm_start_is_refused(corpus, settings, undistur
     init = undisturbed["warm_start"] / "adapter.safetensors"
     assert mooer(*command("instruct", corpus, [*settings, "adapter.hidden=24"], tmp_path / "b", init)) == 2
     assert "adapter.linear1.weight is (16, 16), expected (24, 16)" in capsys.readouterr().err
+
+
+def test_milliseconds_an_embedding_become_states(corpus, settings, tmp_path, mooer, capsys):
+    short = [*settings, "warm_start.steps=1", "adapter.stack=5"]
+    assert mooer(*command("warm_start", corpus, [*short, "adapter.frame_ms=60"], tmp_path / "a")) == 0
+    weights = load_file(tmp_path / "a" / "adapter.safetensors")
+    assert weights["adapter.linear1.weight"].shape == (16, 3 * 8)
+    assert load_config(tmp_path / "a" / "config.yaml").adapter.stack == 3
+    assert mooer(*command("warm_start", corpus, [*short, "adapter.frame_ms=50"], tmp_path / "b")) == 2
+    assert "no multiple of the 20 ms" in capsys.readouterr().err
+
+
+def test_a_trained_model_is_gone_on_with(corpus, settings, undisturbed, tmp_path, mooer):
+    """Its parts and sizes count, whatever the config says of them, and its LoRA is trained, not merged away."""
+    assert mooer("average", undisturbed["instruct"], tmp_path / "model", "--best", 1) == 0
+    still = [
+        *settings,
+        "train.steps=1",
+        "train.optim.lr=0",
+        "adapter.hidden=99",
+        "llm.lora.rank=7",
+        "prompt=chatml_lead",
+    ]
+    words = command("instruct", corpus, still, tmp_path / "still")
+    assert mooer(*words, "--init-model", tmp_path / "model") == 0
+    moving = [*settings, "train.steps=2"]
+    assert mooer(*command("instruct", corpus, moving, tmp_path / "on"), "--init-model", tmp_path / "model") == 0
+    start = load_file(tmp_path / "model" / "lora" / "adapter_model.safetensors")
+    for run, same in (("still", True), ("on", False)):
+        ((path, _),) = best(list_checkpoints(tmp_path / run / "checkpoints"), 1)
+        now = load_weights(path)
+        for name, tensor in start.items():
+            inside = "llm." + name.replace(".weight", ".default.weight")
+            assert torch.equal(now[inside], tensor) == same, name
+    resolved = load_config(tmp_path / "still" / "config.yaml")
+    assert (resolved.adapter.hidden, resolved.llm.lora.rank, resolved.prompt) == (16, 4, "chatml")
+
+
+def test_a_frozen_llm_trains_the_adapter_alone(corpus, settings, undisturbed, tmp_path, mooer):
+    frozen = [*settings, "llm.lora.rank=0", "train.steps=2", "train.checkpointing=true"]
+    init = undisturbed["warm_start"] / "adapter.safetensors"
+    assert mooer(*command("instruct", corpus, frozen, tmp_path / "run", init)) == 0
+    ((path, _),) = best(list_checkpoints(tmp_path / "run" / "checkpoints"), 1)
+    assert not [name for name in load_weights(path) if name.startswith("llm.")]
+    assert mooer("average", tmp_path / "run", tmp_path / "exp" / "model") == 0
+    assert mooer("decode", corpus / "dev", tmp_path / "hyp", "--model", tmp_path / "exp", "--set", "decode.beam=1") == 0

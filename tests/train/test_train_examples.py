@@ -71,6 +71,23 @@ def test_both_tasks_in_one_answer_stand_on_two_lines(corpus, tokenizer):
     assert example.answer.count(tokenizer.eos_token_id) == 1
 
 
+def test_an_instruction_source_draws_one_task_for_each_utterance_of_a_pass(corpus, tokenizer):
+    """The original's third draw, asr_ast, had no prompt and failed."""
+    write_table(corpus / "text", {"a": "hola", "b": "adios", "c": "gracias"})
+    write_table(corpus / "text.en", {"a": "hello", "b": "bye", "c": "thanks"})
+    examples = load(corpus, tokenizer, "instruction:DIR/states:DIR/text+DIR/text.en", max_skip=1)
+    seen = Counter()
+    for epoch in range(300):
+        plan = plan_epoch(examples, DataConfig(), stack=2, prompt=5, seed=1, epoch=epoch)
+        drawn = [examples[index] for batch in plan for index in batch]
+        assert sorted(one.utt for one in drawn) == ["a", "b", "c"]
+        seen.update((one.utt, one.task) for one in drawn)
+    assert len(seen) == 9
+    assert all(70 < times < 130 for times in seen.values())
+    texts = {(one.utt, one.task): tokenizer.decode(one.answer[:-1]) for one in examples}
+    assert texts["a", "asr_ast"] == "hola\nhello" and texts["a", "ast"] == "hello" and texts["a", "asr"] == "hola"
+
+
 def test_too_many_skips_stop_the_stage_and_name_the_report(corpus, tokenizer):
     with pytest.raises(UserError, match=r"report\.tsv"):
         load(corpus, tokenizer, "asr:DIR/states:DIR/text", max_skip=0.5)

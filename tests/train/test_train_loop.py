@@ -198,3 +198,30 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     other.module = torch.nn.Linear(1, 1)
     with pytest.raises(UserError, match=r"another model: \['bias'\]"):
         Trainer(other, replace(CONFIG, steps=9), tmp_path).run()
+
+
+def test_warmup_decay_gives_the_rates_that_mooers_log_shows():
+    """DeepSpeed's WarmupDecayLR as the original ran it: PAPER's log at global steps 500, 550 and 600."""
+    config = OptimConfig(schedule="warmup_decay", lr=1e-4, warmup_steps=1000, decay_steps=1_000_000)
+    for step, rate in ((500, 8.9966e-5), (550, 9.1345e-5), (600, 9.2605e-5), (1000, 1e-4)):
+        assert learning_rate(step, config, 10) == pytest.approx(rate, rel=1e-4)
+    assert learning_rate(500_500, config, 10) == pytest.approx(5e-5, rel=1e-3)
+    assert learning_rate(1_000_000, config, 10) == 0.0
+    assert learning_rate(2_000_000, config, 10) == 0.0
+    with pytest.raises(UserError, match=r"'cosin'.*'cosine'"):
+        learning_rate(1, OptimConfig(schedule="cosin"), 10)
+
+
+def test_a_line_of_the_log_is_the_mean_over_its_steps(tmp_path):
+    """Batches are of like lengths, so that one alone says little."""
+    toy = Toy([[1], [2], [3], [4]])
+    Trainer(toy, replace(CONFIG, log_every=4, optim=replace(OPTIM, lr=0.0)), tmp_path).run()
+    alone = []
+    for batch in toy.batches:
+        one = Toy([batch])
+        folder = tmp_path / str(batch[0])
+        folder.mkdir()
+        Trainer(one, replace(CONFIG, steps=1, optim=replace(OPTIM, lr=0.0)), folder).run()
+        alone.append(lines(folder)[0]["loss"])
+    assert len(set(alone)) > 1
+    assert lines(tmp_path)[0]["loss"] == pytest.approx(sum(alone) / 4, rel=1e-3)

@@ -1,0 +1,42 @@
+"""Count a config's parameters without loading anything, and estimate the memory that training it takes.
+
+mooer params conf/mooer_7b.yaml
+mooer params conf/mooer_7b.yaml --memory --batch 8 --zero 2 --gpus 8
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mooer_tk.config import load_config
+from mooer_tk.llm.counting import count, memory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("config", type=Path, help="experiment YAML")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the config")
+    parser.add_argument("--memory", action="store_true", help="estimate the memory of each GPU as well")
+    parser.add_argument("--batch", type=int, default=8, help="utterances of a micro-batch")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each of them")
+    parser.add_argument("--zero", type=int, default=2, help="ZeRO stage, 0 to 3")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs that share what ZeRO shares out")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the tables."""
+    config = load_config(args.config, args.set)
+    shape = count(config)
+    for name in ("encoder", "adapter", "lora", "llm"):
+        print(f"{name:<10} {getattr(shape, name):>15,}")
+    whole = shape.encoder + shape.adapter + shape.lora + shape.llm
+    print(f"{'trainable':<10} {shape.trainable:>15,}   {100 * shape.trainable / whole:.2f} % of {whole:,}")
+    print(f"{'LoRA':<10} {'':>15}   {100 * shape.lora / shape.llm:.2f} % of the LLM")
+    if args.memory:
+        parts = memory(config, shape, batch=args.batch, zero=args.zero, gpus=args.gpus, seconds=args.seconds)
+        print(f"\nan estimate for {args.batch} utterances of {args.seconds:g} s, ZeRO {args.zero}, {args.gpus} GPUs")
+        for name, gib in parts.items():
+            print(f"  {name:<36} {gib:>7.2f} GiB")
+        print(f"  {'each GPU':<36} {sum(parts.values()):>7.2f} GiB")
+    return 0

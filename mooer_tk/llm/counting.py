@@ -1,0 +1,135 @@
+"""What a config costs before anyone starts a job: its parameters, counted on the meta device, and memory per GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mooer_tk.adapters.table import build_adapter
+from mooer_tk.config import Config
+from mooer_tk.encoders.paraformer import ParaformerEncoder
+from mooer_tk.errors import UserError
+from mooer_tk.features.cmvn import CMVN
+from mooer_tk.hub.models import resolve_model
+from mooer_tk.llm.causal_lm import add_lora
+
+# Shapes of LLMs that people count before they download them, as their config.json on the model hub says.
+_QWEN2 = {"model_type": "qwen2", "num_key_value_heads": 4, "rope_theta": 1e6, "rms_norm_eps": 1e-6}
+SHAPES = {
+    "Qwen/Qwen2-7B-Instruct": {
+        **_QWEN2,
+        **{"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
+        **{"vocab_size": 152064, "tie_word_embeddings": False},
+    },
+    "Qwen/Qwen2-1.5B-Instruct": {
+        **_QWEN2,
+        **{"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
+        **{"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+    },
+}
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Parameters of the parts, and the LLM's configuration (a transformers object)."""
+
+    encoder: int
+    adapter: int
+    lora: int
+    llm: int
+    llm_config: Any
+
+    @property
+    def trainable(self) -> int:
+        """Adapter and LoRA."""
+        return self.adapter + self.lora
+
+
+def count(config: Config) -> Shape:
+    """Build the model of a config on the meta device and count it; no weight is read or made.
+
+    Raises:
+        UserError: an LLM or an encoder whose shape is not known here and cannot be found.
+    """
+    from transformers import AutoModelForCausalLM
+
+    llm_config = _llm_config(config.llm.model)
+    with torch.device("meta"):
+        llm = AutoModelForCausalLM.from_config(llm_config, dtype=torch.bfloat16)
+        plain = _size(llm)
+        lora = _size(add_lora(llm, config.llm)) - plain if config.llm.lora.rank else 0
+        encoder = _encoder(config)
+        adapter = build_adapter(config.adapter, encoder.dim, llm_config.hidden_size)
+    return Shape(_size(encoder), _size(adapter), lora, plain, llm_config)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _llm_config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(resolve_model(name).path))
+    except UserError:
+        if name not in SHAPES:
+            raise
+    shape = dict(SHAPES[name])
+    return AutoConfig.for_model(shape.pop("model_type"), **shape)
+
+
+def _encoder(config: Config) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    if config.encoder.name == "paraformer":
+        return ParaformerEncoder(CMVN(torch.zeros(560), torch.ones(560)))
+    if config.encoder.name == "espnet":
+        raise UserError("an ESPnet encoder is counted by ESPnet itself: its shape is in its own config.yaml.")
+    found = AutoConfig.from_pretrained(str(resolve_model(config.encoder.model).path))
+    model = AutoModel.from_config(found)
+    model = model.encoder if config.encoder.name == "whisper" else model
+    model.dim = getattr(found, "d_model", None) or found.hidden_size
+    return model
+
+
+def memory(
+    config: Config, shape: Shape, *, batch: int, zero: int, gpus: int, seconds: float = 10.0
+) -> dict[str, float]:
+    """Estimated GiB of each GPU in training: bf16 weights, fp32 optimizer states, activations of a micro-batch.
+
+    ZeRO shares out optimizer states from stage 1 on, gradients from 2 on and weights from 3 on (Rajbhandari et al.,
+    arXiv 1910.02054). Activations follow Korthikanti et al., arXiv 2205.05198, section 4, without stored attention
+    matrices; every figure is for `batch` utterances of `seconds` with 25 tokens of prompt and 5 a second of answer.
+
+    Args:
+        batch: utterances of a micro-batch.
+        zero: ZeRO stage, 0 to 3.
+        gpus: GPUs that share.
+    """
+    if zero not in range(4):
+        raise UserError(f"ZeRO stage {zero}: stages are 0 to 3.")
+    if min(batch, gpus) < 1:
+        raise UserError("a batch and a number of GPUs are at least 1.")
+    llm = shape.llm_config
+    frame_ms = {"paraformer": 60.0}.get(config.encoder.name, 20.0) * config.adapter.stack
+    answer = round(5 * seconds)
+    tokens = batch * (round(1000 * seconds / frame_ms) + 25 + answer)
+    # Bytes a token and layer: inputs of norms, projections and the gated feed-forward, and LoRA's inputs beside them.
+    layer = 2 * (10 * llm.hidden_size + 4 * llm.intermediate_size)
+    kept = 2 * llm.hidden_size if config.train.checkpointing else layer
+    share = {stage: gpus if zero >= stage else 1 for stage in (1, 2, 3)}
+    parts = {
+        "LLM weights (bf16)": 2 * (shape.llm + shape.lora) / share[3],
+        "encoder and adapter weights": 4 * shape.encoder + 2 * shape.adapter,
+        "gradients (bf16)": 2 * shape.trainable / share[2],
+        "optimizer (fp32 copy, two moments)": 12 * shape.trainable / share[1],
+        "activations": tokens * (llm.num_hidden_layers * kept + (layer if config.train.checkpointing else 0)),
+        "logits of the answers": 10 * batch * answer * llm.vocab_size,
+        "CUDA context and buffers": 1.5 * GIB,
+    }
+    return {name: size / GIB for name, size in parts.items()}

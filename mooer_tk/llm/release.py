@@ -1,0 +1,108 @@
+"""MooER's released files: `adapter_project.pt` and `lora_weights/`, read and written strictly.
+
+    <folder>/adapter_project.pt                     encoder_projector.linear1.weight, ...bias, ...linear2...
+             lora_weights/adapter_config.json       peft's own
+             lora_weights/adapter_model.bin         or .safetensors
+
+The encoder's files, paraformer-encoder.pth and am.mvn, lie in a folder of their own (encoder.model in the config).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mooer_tk.config import Config
+from mooer_tk.data.atomic import replacing_dir, write_json
+from mooer_tk.errors import UserError
+from mooer_tk.llm.causal_lm import write_lora
+
+ADAPTER, LORA = "adapter_project.pt", "lora_weights"
+OURS, THEIRS = "adapter.", "encoder_projector."
+
+
+def is_release(folder: Path) -> bool:
+    """True for a folder in MooER's layout."""
+    return (folder / ADAPTER).is_file()
+
+
+def read_release(folder: Path, config: Config) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Adapter weights by our names, and LoRA weights by peft's; `config.llm.lora` becomes what the files say.
+
+    Args:
+        config: the experiment's config: encoder, adapter and LLM of the release.
+
+    Raises:
+        UserError: a file that is missing, broken, or would run code when read, or an adapter key that is not MooER's.
+    """
+    weights = _load(folder / ADAPTER)
+    strange = sorted(name for name in weights if not name.startswith(THEIRS))
+    if strange:
+        raise UserError(f"{folder / ADAPTER}: keys that are no adapter's: {', '.join(strange[:10])}")
+    adapter = {OURS + name.removeprefix(THEIRS): value.float() for name, value in weights.items()}
+    # MooER's adapter does not standardise its input.
+    dim = adapter.get(OURS + "linear1.weight", torch.empty(0, 0)).shape[1] // config.adapter.stack
+    adapter |= {OURS + "mean": torch.zeros(dim), OURS + "std": torch.ones(dim)}
+    if not (folder / LORA).is_dir():
+        config.llm.lora.rank = 0
+        return adapter, {}
+    config.llm.lora.rank, config.llm.lora.alpha, config.llm.lora.targets = _lora_facts(folder / LORA)
+    file = next((path for path in sorted((folder / LORA).glob("adapter_model.*"), reverse=True)), None)
+    if file is None:
+        raise UserError(f"{folder / LORA} holds no adapter_model.safetensors or adapter_model.bin.")
+    return adapter, _load(file)
+
+
+def _lora_facts(folder: Path) -> tuple[int, int, list[str]]:
+    try:
+        facts: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return facts["r"], facts["lora_alpha"], sorted(facts["target_modules"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {folder}/adapter_config.json: {error!r}.") from error
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds, all of them about this file
+        raise UserError(f"cannot read {file}: {error}") from error
+
+
+def write_release(folder: Path, adapter: dict[str, Tensor], lora: dict[str, Tensor], config: Config) -> None:
+    """Write MooER's layout atomically.
+
+    The standardisation of the states, which MooER's code does not know, is folded into the first linear layer.
+
+    Args:
+        adapter: weights by our names, with mean and std.
+        lora: LoRA weights by peft's names; none for a frozen LLM.
+
+    Raises:
+        UserError: a model that MooER's code cannot run.
+    """
+    if config.adapter.name != "linear" or config.adapter.handover != "raw":
+        raise UserError(
+            "MooER's code feeds the LLM a linear adapter's raw output; this model has "
+            f"adapter.name={config.adapter.name} and adapter.handover={config.adapter.handover}."
+        )
+    stack = config.adapter.stack
+    mean, std = (adapter[OURS + name].repeat(stack) for name in ("mean", "std"))
+    weight = adapter[OURS + "linear1.weight"] / std
+    folded = {
+        "linear1.weight": weight,
+        "linear1.bias": adapter[OURS + "linear1.bias"] - weight @ mean,
+        "linear2.weight": adapter[OURS + "linear2.weight"],
+        "linear2.bias": adapter[OURS + "linear2.bias"],
+    }
+    with replacing_dir(folder) as target:
+        torch.save({THEIRS + name: value.contiguous() for name, value in folded.items()}, target / ADAPTER)
+        if lora:
+            write_lora(target / LORA, lora, config.llm)
+        write_json(target / "mooer_tk.json", {"encoder": config.encoder.model, "llm": config.llm.model, "stack": stack})

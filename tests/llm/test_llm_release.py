@@ -1,0 +1,136 @@
+"""MooER's released layout: read and written strictly, run as it is, and gone on with."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mooer_tk.config import load_config
+from mooer_tk.errors import UserError
+from mooer_tk.llm.causal_lm import lora_weights
+from mooer_tk.llm.checkpoint import Parts, build_from, export_model, load_model, read_parts
+from mooer_tk.llm.speech_llm import Batch
+
+
+@pytest.fixture
+def exported(make_model, tmp_path):
+    """A trained model with the paper's hand-over, its directory, and its speech embeddings of some states."""
+    model = make_model("raw").eval()
+    model.adapter.set_statistics(torch.linspace(-1, 1, 8), torch.linspace(0.5, 2, 8))
+    for name, parameter in lora_weights(model.llm).items():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    export_model(model, model.config, 8, tmp_path / "model", {})
+    return model, tmp_path / "model"
+
+
+@pytest.fixture
+def release(exported, tmp_path, mooer):
+    assert mooer("export", exported[1], tmp_path / "asr", "--layout", "mooer") == 0
+    return tmp_path / "asr"
+
+
+def same_answers(one, other):
+    generator = torch.Generator().manual_seed(0)
+    states, lengths = torch.randn(2, 9, 8, generator=generator), torch.tensor([9, 5])
+    (a, sizes), (b, same) = one.speech(states, lengths), other.speech(states, lengths)
+    assert sizes.tolist() == same.tolist()
+    for row, again, size in zip(a, b, sizes.tolist(), strict=True):
+        torch.testing.assert_close(row[:size], again[:size], atol=1e-5, rtol=1e-4)
+    ids = torch.tensor([[5, 9, 300]])
+    torch.testing.assert_close(one.llm(ids).logits, other.llm(ids).logits, atol=1e-4, rtol=1e-3)
+
+
+def test_the_files_have_the_released_names_and_keys(release, exported):
+    adapter = torch.load(release / "adapter_project.pt", weights_only=True)
+    keys = [f"encoder_projector.linear{i}.{part}" for i in (1, 2) for part in ("weight", "bias")]
+    assert list(adapter) == keys
+    lora = load_file(release / "lora_weights" / "adapter_model.safetensors")
+    facts = json.loads((release / "lora_weights" / "adapter_config.json").read_text())
+    assert (facts["r"], facts["lora_alpha"], facts["peft_type"], facts["task_type"]) == (4, 8, "LORA", "CAUSAL_LM")
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in lora
+
+
+def test_peft_itself_reads_the_lora(release, exported, tiny_llm):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_llm)
+    theirs = PeftModel.from_pretrained(base, str(release / "lora_weights")).merge_and_unload()
+    ids = torch.tensor([[5, 9, 300]])
+    torch.testing.assert_close(theirs(ids).logits, exported[0].llm(ids).logits, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("file", ["safetensors", "bin"])
+def test_a_release_runs_as_it_is_and_comes_back(release, exported, tmp_path, mooer, file):
+    if file == "bin":
+        path = release / "lora_weights" / "adapter_model.safetensors"
+        torch.save(load_file(path), path.with_suffix(".bin"))
+        path.unlink()
+    config = exported[1] / "config.yaml"
+    model, _ = load_model(release, config)
+    same_answers(model, exported[0])
+    assert mooer("export", release, tmp_path / "back", "--config", config) == 0
+    same_answers(load_model(tmp_path / "back")[0], exported[0])
+    with pytest.raises(UserError, match="name its config too"):
+        load_model(release)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda w: w.pop("encoder_projector.linear1.bias"), "missing adapter.linear1.bias"),
+        (lambda w: w.update({"encoder_projector.linear3.bias": torch.ones(1)}), "unused adapter.linear3.bias"),
+        (lambda w: w.update({"llm.norm": torch.ones(1)}), "no adapter's: llm.norm"),
+        (lambda w: w.update({"encoder_projector.linear2.bias": torch.ones(3)}), r"linear2.bias is \(3,\), expected"),
+    ],
+)
+def test_adapter_keys_that_do_not_fit_are_named(release, exported, spoil, word):
+    weights = torch.load(release / "adapter_project.pt", weights_only=True)
+    spoil(weights)
+    torch.save(weights, release / "adapter_project.pt")
+    with pytest.raises(UserError, match=word):
+        load_model(release, exported[1] / "config.yaml")
+
+
+def test_lora_keys_that_do_not_fit_are_named(release, exported):
+    path = release / "lora_weights" / "adapter_model.safetensors"
+    weights = load_file(path)
+    lost = sorted(weights)[0]
+    torch.save({name: value for name, value in weights.items() if name != lost}, path.with_suffix(".bin"))
+    path.unlink()
+    with pytest.raises(UserError, match=f"missing {lost}"):
+        load_model(release, exported[1] / "config.yaml")
+
+
+def test_what_mooers_code_cannot_run_is_not_exported(make_model, tmp_path, mooer):
+    model = make_model("posterior")
+    export_model(model, model.config, 8, tmp_path / "model", {})
+    assert mooer("export", tmp_path / "model", tmp_path / "out", "--layout", "mooer") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_going_on_from_a_release_trains_its_lora(release, exported):
+    """The original merged the released LoRA into the frozen LLM, so that nothing but the adapter was trained."""
+    parts: Parts = read_parts(release, load_config(exported[1] / "config.yaml"))
+    model = build_from(parts, "release")
+    for name, value in lora_weights(model.llm).items():
+        assert torch.equal(value, parts.lora[name])
+    base = {n: p.detach().clone() for n, p in model.llm.named_parameters() if ".lora_" not in n}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    batch = Batch(["a"], torch.randn(1, 9, 8), torch.tensor([9]), ["asr"], [[5, 9, 2]], [[]])
+    total, _ = model.train().losses(batch)["ce"]
+    total.backward()
+    optimizer.step()
+    changed = [n for n, p in lora_weights(model.llm).items() if not torch.equal(p, parts.lora[n])]
+    assert len(changed) == len(parts.lora)
+    assert all(torch.equal(p, base[n]) for n, p in model.llm.named_parameters() if n in base)
+
+
+def test_a_frozen_llm_is_exported_without_lora(make_model, tmp_path):
+    model = make_model("raw", rank=0)
+    assert not any(p.requires_grad for p in model.llm.parameters())
+    export_model(model, model.config, 8, tmp_path / "model", {})
+    assert not (tmp_path / "model" / "lora").exists()
+    same_answers(load_model(tmp_path / "model")[0], model.eval())
