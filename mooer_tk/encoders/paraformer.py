@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.errors import UserError
-from mooer_tk.features.cmvn import CMVN, read_cmvn
+from mooer_tk.features.cmvn import CMVN, read_cmvn, write_cmvn
 from mooer_tk.features.fbank import fbank, low_frame_rate
 from mooer_tk.precision import autocast
 from mooer_tk.weights import check_fit
@@ -77,6 +77,12 @@ class ParaformerEncoder(SpeechEncoder):
             encoder = cls(cmvn, size=size, inner=inner, layers=layers, kernel=kernel, precision=precision)
         encoder.load_encoder_weights(weights, str(file))
         return encoder
+
+    def save(self, folder: Path) -> None:
+        """Write `paraformer-encoder.pth` and `am.mvn`, as MooER's release has them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.state_dict(), folder / WEIGHT_FILES[0])
+        write_cmvn(folder / "am.mvn", self.cmvn)
 
     def load_encoder_weights(self, weights: dict[str, Tensor], what: str) -> None:
         """Take weights by their released names; a UserError lists every key that does not fit."""

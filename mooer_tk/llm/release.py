@@ -4,7 +4,9 @@
              lora_weights/adapter_config.json       peft's own
              lora_weights/adapter_model.bin         or .safetensors
 
-The encoder's files, paraformer-encoder.pth and am.mvn, lie in a folder of their own (encoder.model in the config).
+             paraformer_encoder/paraformer-encoder.pth, am.mvn
+
+A release may keep the encoder's files elsewhere: encoder.model in the config says where.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from mooer_tk.config import Config
 from mooer_tk.data.atomic import replacing_dir, write_json
+from mooer_tk.encoders.paraformer import ParaformerEncoder
 from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import write_lora
 
@@ -76,7 +79,7 @@ def _load(file: Path) -> dict[str, Tensor]:
 
 
 def write_release(folder: Path, adapter: dict[str, Tensor], lora: dict[str, Tensor], config: Config) -> None:
-    """Write MooER's layout atomically.
+    """Write MooER's layout atomically, a Paraformer encoder with it.
 
     The standardisation of the states, which MooER's code does not know, is folded into the first linear layer.
 
@@ -103,6 +106,8 @@ def write_release(folder: Path, adapter: dict[str, Tensor], lora: dict[str, Tens
     }
     with replacing_dir(folder) as target:
         torch.save({THEIRS + name: value.contiguous() for name, value in folded.items()}, target / ADAPTER)
+        if config.encoder.name == "paraformer":
+            ParaformerEncoder.load(config.encoder.model).save(target / "paraformer_encoder")
         if lora:
             write_lora(target / LORA, lora, config.llm)
         write_json(target / "mooer_tk.json", {"encoder": config.encoder.model, "llm": config.llm.model, "stack": stack})

@@ -25,6 +25,9 @@ def make(cmvn, seed=0, **shape):
 
 
 def save(folder, encoder, cmvn, name="paraformer-encoder.pth", prefix="", extra=None):
+    if not prefix:
+        encoder.save(folder)
+        return folder
     folder.mkdir(exist_ok=True)
     weights = {prefix + key: value for key, value in encoder.state_dict().items()}
     torch.save({**weights, **(extra or {})}, folder / name)

@@ -6,10 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mooer_tk.config import load_config
+from mooer_tk.config import EncoderConfig, load_config
+from mooer_tk.encoders.paraformer import ParaformerEncoder
 from mooer_tk.errors import UserError
+from mooer_tk.features.cmvn import CMVN
 from mooer_tk.llm.causal_lm import lora_weights
 from mooer_tk.llm.checkpoint import Parts, build_from, export_model, load_model, read_parts
+from mooer_tk.llm.release import write_release
 from mooer_tk.llm.speech_llm import Batch
 
 
@@ -134,3 +137,19 @@ def test_a_frozen_llm_is_exported_without_lora(make_model, tmp_path):
     export_model(model, model.config, 8, tmp_path / "model", {})
     assert not (tmp_path / "model" / "lora").exists()
     same_answers(load_model(tmp_path / "model")[0], model.eval())
+
+
+def test_a_paraformer_is_released_with_its_cmvn(make_model, tmp_path):
+    torch.manual_seed(0)
+    cmvn = CMVN(torch.randn(560), torch.rand(560))
+    encoder = ParaformerEncoder(cmvn, size=8, inner=16, layers=2, kernel=3).freeze()
+    encoder.save(tmp_path / "encoder")
+    model = make_model("raw")
+    model.config.encoder = EncoderConfig("paraformer", str(tmp_path / "encoder"))
+    export_model(model, model.config, 8, tmp_path / "model", {})
+    parts = read_parts(tmp_path / "model")
+    write_release(tmp_path / "out", parts.adapter, parts.lora, parts.config)
+    again = ParaformerEncoder.load(tmp_path / "out" / "paraformer_encoder")
+    speech = torch.randn(16_000).numpy() * 0.1
+    for one, other in zip(encoder.encode([speech]), again.encode([speech]), strict=True):
+        assert (one == other).all()
