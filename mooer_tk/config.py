@@ -36,7 +36,6 @@ class AdapterConfig:
     frame_ms: float = 0.0  # milliseconds per embedding, instead of `stack`: the paper tried 120, 180 and 240
     hidden: int = 2048  # the paper's width
     handover: str = "posterior"  # what the LLM is fed: posterior | compress | norm | raw (adapters/handover.py)
-    blank_penalty: float = 0.0  # posterior: off the blank's logit; a doubtful token may serve the LLM better than none
 
 
 @dataclass

@@ -7,10 +7,13 @@ from torch import Tensor, nn
 from mooer_tk.errors import UserError
 
 
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str) -> None:
-    """Load weights; raise a UserError that lists missing, unused and wrongly shaped keys."""
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str, *, assign: bool = False) -> None:
+    """Load weights; raise a UserError that lists missing, unused and wrongly shaped keys.
+
+    `assign` takes the tensors themselves, which fills a module made on the meta device.
+    """
     check_fit(module.state_dict(), weights, what)
-    module.load_state_dict(weights)
+    module.load_state_dict(weights, assign=assign)
 
 
 def check_fit(own: dict[str, Tensor], weights: dict[str, Tensor], what: str) -> None:
@@ -24,6 +27,6 @@ def check_fit(own: dict[str, Tensor], weights: dict[str, Tensor], what: str) -> 
     ]
     if faults:
         raise UserError(
-            f"the weights of {what} do not fit the config: {'; '.join(faults[:10])}. "
-            "Use the config.yaml that was written beside them."
+            f"the weights of {what} do not fit ({len(faults)} keys): {'; '.join(faults)}. "
+            "Use the config that belongs to them; if it does, the file is cut or of another model."
         )

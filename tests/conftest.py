@@ -144,6 +144,17 @@ def write_data() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def write_prompts(prompts: dict[str, tuple[Path, str]], write_data: Callable[..., Path]) -> Callable[..., Path]:
+    """write_prompts(folder, text_es={...}, ...) -> a data directory of the dozen recordings with their transcripts."""
+
+    def write(folder: Path, **tables: dict[str, str]) -> Path:
+        wavs = {utt: path for utt, (path, _) in prompts.items()}
+        return write_data(folder, wavs, text={utt: words for utt, (_, words) in prompts.items()}, **tables)
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def write_states() -> Callable[..., Path]:
     """write_states(folder, {utt: states}) -> a finished directory of shards, 20 ms a state."""
     from mooer_tk.data.array_shards import ShardWriter
@@ -187,6 +198,21 @@ def make_model(tiny_llm: Path) -> Callable[..., object]:
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def export() -> Callable[..., None]:
+    """export(model, folder, git="abc", ...) writes a model of `make_model` as stage 6 would."""
+    from mooer_tk.llm.causal_lm import lora_weights
+    from mooer_tk.llm.checkpoint import Parts, write_parts
+
+    def write(model: torch.nn.Module, folder: Path, **info: object) -> None:
+        trained = {"adapter": model.adapter, **({"head": model.head} if model.head is not None else {})}
+        adapter = torch.nn.ModuleDict(trained).state_dict()
+        dim = len(adapter["adapter.mean"])
+        write_parts(folder, Parts(model.config, model.prompt, dim, adapter, lora_weights(model.llm)), info)
+
+    return write
 
 
 @pytest.fixture

@@ -35,10 +35,10 @@ class EmbeddingCTCHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(tokens)))
         self.log_scale = nn.Parameter(torch.tensor(1.0))
 
-    def log_probs(self, embeddings: Tensor, blank_penalty: float = 0.0) -> Tensor:
-        """Adapter outputs (B, T, H) -> log-probabilities (B, T, 1 + V); the penalty lowers the blank's logit."""
+    def log_probs(self, embeddings: Tensor) -> Tensor:
+        """Adapter outputs (B, T, H) -> log-probabilities (B, T, 1 + V)."""
         classes = torch.cat([self.blank[None], (self.rows - self.centre) / self.spread])
-        bias = torch.cat([self.blank_bias[None] - blank_penalty, self.bias])
+        bias = torch.cat([self.blank_bias[None], self.bias])
         logits = self.log_scale.exp() * (embeddings @ classes.T) / embeddings.shape[-1] ** 0.5 + bias
         return logits.log_softmax(-1)
 

@@ -27,17 +27,15 @@ class Handover(nn.Module):
         kind: posterior, compress, norm or raw.
         table: the LLM's embedding table (vocabulary, H), for the scale.
         head: the CTC head; posterior and compress need it.
-        blank_penalty: taken off the blank's logit before segments are told apart (posterior and compress).
     """
 
-    def __init__(self, kind: str, table: Tensor, head: EmbeddingCTCHead | None, blank_penalty: float = 0.0) -> None:
+    def __init__(self, kind: str, table: Tensor, head: EmbeddingCTCHead | None) -> None:
         super().__init__()
         if kind not in HANDOVERS:
             raise UserError(f"adapter.handover '{kind}' is unknown: {nearest(kind, HANDOVERS)}")
         if kind in BY_SEGMENTS and head is None:
             raise UserError(f"adapter.handover={kind} needs the warm start's CTC head: run stage 4 first, or use raw.")
         self.kind = kind
-        self.blank_penalty = blank_penalty
         self.head = head if kind in BY_SEGMENTS else None
         self.register_buffer("length", table.detach().float().norm(dim=-1).mean(), persistent=False)
 
@@ -50,7 +48,7 @@ class Handover(nn.Module):
         return self._segments(embeddings, lengths)
 
     def _segments(self, embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        probs = self.head.log_probs(embeddings, self.blank_penalty).exp()
+        probs = self.head.log_probs(embeddings).exp()
         best = probs.argmax(-1)
         inside = torch.arange(best.shape[1], device=best.device)[None] < lengths[:, None]
         speech = (best != BLANK) & inside

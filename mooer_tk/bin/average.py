@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Average and export."""
-    from mooer_tk.llm.checkpoint import TOKENS, build_model, export_model
+    from mooer_tk.llm.checkpoint import Parts, write_parts
+    from mooer_tk.llm.prompt import Prompt
     from mooer_tk.train.checkpoints import average, best, list_checkpoints
 
     chosen = best(list_checkpoints(args.run / "checkpoints"), args.best)
@@ -29,16 +30,20 @@ def run(args: argparse.Namespace) -> int:
         log(f"{args.out} is up to date")
         return 0
     weights = average([path for path, _ in chosen])
-    config = load_config(args.run / "config.yaml")
-    dim = len(weights["adapter.mean"])
-    adapter = {key: value for key, value in weights.items() if key.startswith(("adapter.", "head."))}
-    model = build_model(config, dim, adapter=adapter if TOKENS in adapter else None)
-    missing, unused = model.load_state_dict(weights, strict=False)
-    lost = [key for key in missing if ".lora_" in key or key.startswith(("adapter.", "head."))]
-    if lost or unused:
-        raise UserError(f"checkpoint and model differ: missing {lost[:5]}, unused {unused[:5]}")
+    adapter = {name: value for name, value in weights.items() if name.startswith(("adapter.", "head."))}
+    # As peft names them in a file.
+    lora = {name.removeprefix("llm.").replace(".default", ""): v for name, v in weights.items() if ".lora_" in name}
+    if lost := sorted(weights.keys() - adapter.keys() - {name for name in weights if ".lora_" in name}):
+        raise UserError(f"{args.run}: weights that no export knows: {', '.join(lost)}. Train again with this version.")
+    parts = Parts(
+        config=load_config(args.run / "config.yaml"),
+        prompt=Prompt.load(args.run / "prompt.json"),
+        dim=len(weights["adapter.mean"]),
+        adapter=adapter,
+        lora=lora,
+    )
     names = [path.name for path, _ in chosen]
-    export_model(model, config, dim, args.out, {"git": git_hash(), "run": str(args.run), "averaged": names})
+    write_parts(args.out, parts, {"git": git_hash(), "run": str(args.run), "averaged": names})
     mark_done(args.out, mark)
     log(f"{args.out}: the average of {', '.join(names)}")
     return 0

@@ -24,19 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decode."""
     from mooer_tk.decode.directory import decode_directory
+    from mooer_tk.llm.checkpoint import model_folder
 
     if args.warm_start:
         from mooer_tk.decode.ctc import decode_ctc
 
         decode_ctc(args.states, args.warm_start, args.out)
         return 0
-    config = load_config(args.config or _model_config(args.model), args.set).decode if args.set else None
+    saved = args.config or model_folder(args.model) / "config.yaml"
+    config = load_config(saved, args.set).decode if args.set else None
     decode_directory(
         args.states, args.model, args.out, task=args.task, config=config, nbest=args.nbest, release=args.config
     )
     return 0
-
-
-def _model_config(model: Path) -> Path:
-    inner = model / "model" / "config.yaml"
-    return inner if inner.is_file() else model / "config.yaml"

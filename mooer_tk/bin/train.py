@@ -17,7 +17,6 @@ import torch
 from mooer_tk.config import Config, dump, git_hash, load_config
 from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, write_json, write_text
-from mooer_tk.errors import UserError
 from mooer_tk.progress import log
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, export what the next stage needs, draw the curves."""
-    from mooer_tk.llm.checkpoint import read_parts
+    from mooer_tk.adapters.table import resolve_stack
+    from mooer_tk.llm.checkpoint import model_files, read_parts
     from mooer_tk.score.plots import plot_loss
     from mooer_tk.train.examples import Source
     from mooer_tk.train.loop import Trainer
@@ -49,12 +49,13 @@ def run(args: argparse.Namespace) -> int:
     if parts:
         # What the weights were made for; the rest of the config is this run's own.
         config.adapter, config.llm, config.prompt = parts.config.adapter, parts.config.llm, parts.config.prompt
-    _resolve_frame(config, Path(args.source[0].split(":")[1]))
     sources = [Source.parse(one) for one in args.source]
+    first = sources[0].states
+    resolve_stack(config.adapter, ShardReader(first).meta.get("frame_ms"), str(first))
     dev = [Source.parse(one) for one in args.dev]
     inputs = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
     inputs += [args.init] if args.init else []
-    inputs += sorted(path for path in args.init_model.rglob("*") if path.is_file()) if args.init_model else []
+    inputs += model_files(args.init_model) if args.init_model else []
     mark = fingerprint(dump(config), args.kind, args.source, args.dev, *inputs)
     if is_done(args.out, mark):
         log(f"{args.out} is up to date")
@@ -88,20 +89,6 @@ def _forget_other_run(out: Path, mark: str) -> None:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
-def _resolve_frame(config: Config, states: Path) -> None:
-    """Turn adapter.frame_ms into states per embedding, by the time between two states that the shards tell."""
-    wanted = config.adapter.frame_ms
-    if not wanted:
-        return
-    step = ShardReader(states).meta.get("frame_ms")
-    if not step:
-        raise UserError(f"{states} does not tell its time between states: set adapter.stack instead of frame_ms.")
-    stack = round(wanted / step)
-    if stack < 1 or abs(stack * step - wanted) > 1e-6:
-        raise UserError(f"adapter.frame_ms is {wanted:g}, no multiple of the {step:g} ms between states in {states}.")
-    config.adapter.stack = stack
-
-
 def _objective(args: argparse.Namespace, config: Config, sources: list, dev: list, parts: Parts | None) -> tuple:
     from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
     from mooer_tk.adapters.table import build_adapter
@@ -115,6 +102,8 @@ def _objective(args: argparse.Namespace, config: Config, sources: list, dev: lis
     torch.manual_seed(settings.seed)
     llm, tokenizer = load_llm(config.llm)
     prompt = parts.prompt if parts else named_prompt(config.prompt)
+    # What the run was trained with: the export takes it from here, whatever the config's own prompt is called.
+    prompt.save(args.out / "prompt.json")
 
     def examples(lines: list, name: str) -> list:
         report = args.out / f"skipped_{name}.tsv"
@@ -132,11 +121,10 @@ def _objective(args: argparse.Namespace, config: Config, sources: list, dev: lis
         return WarmStart(adapter, head, tokenizer, train_set, dev_set, settings), settings
     if parts:
         parts.config = config
-        model = build_from(parts, str(args.init_model))
+        model = build_from(parts, str(args.init_model), llm=(llm, tokenizer))
     else:
-        model = build_model(
-            config, dim, adapter=load_adapter(args.init) if args.init else None, llm=(llm, tokenizer), prompt=prompt
-        )
+        adapter = load_adapter(args.init) if args.init else None
+        model = build_model(config, dim, adapter=adapter, llm=(llm, tokenizer), prompt=prompt)
     if settings.checkpointing:
         # Reentrant checkpointing gives the adapter no gradient: what enters the LLM is no leaf.
         model.llm.gradient_checkpointing_enable({"use_reentrant": False})

@@ -13,7 +13,7 @@ from mooer_tk.data.atomic import fingerprint, is_done, mark_done, write_json
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.data.result_log import ResultLog
 from mooer_tk.decode.generate import generate
-from mooer_tk.llm.checkpoint import load_model
+from mooer_tk.llm.checkpoint import load_model, model_files
 from mooer_tk.llm.speech_llm import Batch
 from mooer_tk.progress import log, track
 
@@ -38,10 +38,8 @@ def decode_directory(
         release: the YAML of a release of MooER, which has none of its own.
     """
     shards = ShardReader(states)
-    info = model_dir / "model" / "info.json"
-    info = info if info.is_file() else model_dir / "info.json"
-    told = release if release else info
-    mark = fingerprint(shards.meta, told, task, to_dict(config) if config else None, nbest, sorted(shards))
+    inputs = [*model_files(model_dir), *([release] if release else [])]
+    mark = fingerprint(shards.meta, *inputs, task, to_dict(config) if config else None, nbest, sorted(shards))
     if is_done(out, mark):
         log(f"{out} is up to date")
         return

@@ -27,7 +27,7 @@ CLASSES = {
     "e_branchformer": "e_branchformer_encoder.EBranchformerEncoder",
     "transformer": "transformer_encoder.TransformerEncoder",
 }
-SUBSAMPLING = {"conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
+SUBSAMPLING = {"linear": 1, "conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
 FLOOR = 1e-10
 
 
@@ -44,11 +44,12 @@ class ESPnetEncoder(SpeechEncoder):
 
         super().__init__()
         front, kind, shape = config.get("frontend_conf") or {}, config["encoder"], config.get("encoder_conf") or {}
-        if config.get("frontend", "default") != "default" or kind not in CLASSES:
+        if config.get("frontend", "default") != "default":
             raise UserError(
-                f"ESPnet frontend '{config.get('frontend')}' with encoder '{kind}': only the default front end and "
-                f"{', '.join(CLASSES)} are known here. {nearest(kind, CLASSES)}"
+                f"ESPnet frontend '{config['frontend']}' is not supported here: choose a model with default."
             )
+        if kind not in CLASSES:
+            raise UserError(f"ESPnet encoder '{kind}' is not supported here: {nearest(kind, CLASSES)}")
         rate = {"16k": 16_000}.get(front.get("fs", "16k"), front.get("fs"))
         if rate != SAMPLE_RATE:
             raise UserError(f"this ESPnet model was trained at {rate} Hz; only {SAMPLE_RATE} Hz is supported.")
@@ -66,7 +67,9 @@ class ESPnetEncoder(SpeechEncoder):
         self.precision = precision
         self.dim = self.encoder.output_size()
         layer = shape.get("input_layer", "conv2d")
-        self.frame_ms = 1000 * self.hop * SUBSAMPLING.get(layer, 1) / SAMPLE_RATE
+        if layer not in SUBSAMPLING:
+            raise UserError(f"ESPnet input_layer '{layer}' is not supported here: {nearest(str(layer), SUBSAMPLING)}")
+        self.frame_ms = 1000 * self.hop * SUBSAMPLING[layer] / SAMPLE_RATE
 
     @classmethod
     def load(cls, path: Path | str, precision: str = "float32") -> ESPnetEncoder:

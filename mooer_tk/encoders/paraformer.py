@@ -19,7 +19,7 @@ from mooer_tk.errors import UserError
 from mooer_tk.features.cmvn import CMVN, read_cmvn, write_cmvn
 from mooer_tk.features.fbank import fbank, low_frame_rate
 from mooer_tk.precision import autocast
-from mooer_tk.weights import check_fit
+from mooer_tk.weights import load_strictly
 
 HEADS = 4  # the one number of the shape that the weights do not show
 WEIGHT_FILES = ("paraformer-encoder.pth", "model.pt")
@@ -75,7 +75,7 @@ class ParaformerEncoder(SpeechEncoder):
         layers = 1 + len({name.split(".")[1] for name in weights if name.startswith("encoders.")})
         with torch.device("meta"):
             encoder = cls(cmvn, size=size, inner=inner, layers=layers, kernel=kernel, precision=precision)
-        encoder.load_encoder_weights(weights, str(file))
+        load_strictly(encoder, weights, str(file), assign=True)
         return encoder
 
     def save(self, folder: Path) -> None:
@@ -83,11 +83,6 @@ class ParaformerEncoder(SpeechEncoder):
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(self.state_dict(), folder / WEIGHT_FILES[0])
         write_cmvn(folder / "am.mvn", self.cmvn)
-
-    def load_encoder_weights(self, weights: dict[str, Tensor], what: str) -> None:
-        """Take weights by their released names; a UserError lists every key that does not fit."""
-        check_fit(self.state_dict(), weights, what)
-        self.load_state_dict(weights, assign=True)
 
     def features(self, samples: np.ndarray) -> Tensor:
         """Samples (T,) at 16 kHz -> normalised stacked features (frames, 560)."""

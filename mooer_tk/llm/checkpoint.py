@@ -29,7 +29,7 @@ from mooer_tk.config import Config, dump, load_config
 from mooer_tk.data.atomic import replacing_dir, write_json, write_text
 from mooer_tk.errors import UserError
 from mooer_tk.llm import release
-from mooer_tk.llm.causal_lm import add_lora, load_llm, lora_weights, write_lora
+from mooer_tk.llm.causal_lm import LORA_FILE, add_lora, load_llm, lora_weights, write_lora
 from mooer_tk.llm.prompt import Prompt, named_prompt
 from mooer_tk.llm.speech_llm import SpeechLLM
 from mooer_tk.weights import check_fit, load_strictly
@@ -61,7 +61,7 @@ def build_model(
     if adapter is not None:
         head = EmbeddingCTCHead(adapter[TOKENS], table) if TOKENS in adapter else None
         load_strictly(nn.ModuleDict({"adapter": network, **({"head": head} if head else {})}), adapter, "the adapter")
-    handover = Handover(config.adapter.handover, table, head, config.adapter.blank_penalty)
+    handover = Handover(config.adapter.handover, table, head)
     return SpeechLLM(
         network, head, handover, add_lora(model, config.llm), tokenizer, prompt or named_prompt(config.prompt)
     )
@@ -69,11 +69,8 @@ def build_model(
 
 def save_adapter(path: Path, adapter: nn.Module, head: EmbeddingCTCHead | None) -> None:
     """Write adapter and head as one safetensors file."""
-    save_file({name: tensor.contiguous() for name, tensor in _trained_parts(adapter, head).items()}, path)
-
-
-def _trained_parts(adapter: nn.Module, head: EmbeddingCTCHead | None) -> dict[str, Tensor]:
-    return nn.ModuleDict({"adapter": adapter, **({"head": head} if head is not None else {})}).state_dict()
+    parts = nn.ModuleDict({"adapter": adapter, **({"head": head} if head is not None else {})})
+    save_file({name: tensor.contiguous() for name, tensor in parts.state_dict().items()}, path)
 
 
 def load_adapter(path: Path | str) -> dict[str, Tensor]:
@@ -99,12 +96,6 @@ class Parts:
     lora: dict[str, Tensor]
 
 
-def export_model(model: SpeechLLM, config: Config, dim: int, folder: Path, info: dict[str, Any]) -> None:
-    """Write a model's directory atomically; `lora/` only where the LLM was trained."""
-    adapter = {name: tensor.contiguous() for name, tensor in _trained_parts(model.adapter, model.head).items()}
-    write_parts(folder, Parts(config, model.prompt, dim, adapter, lora_weights(model.llm)), info)
-
-
 def write_parts(folder: Path, parts: Parts, info: dict[str, Any]) -> None:
     """Write what `read_parts` reads, atomically."""
     with replacing_dir(folder) as target:
@@ -116,42 +107,52 @@ def write_parts(folder: Path, parts: Parts, info: dict[str, Any]) -> None:
         write_json(target / "info.json", {"mooer_tk": __version__, "dim": parts.dim, **info})
 
 
+def model_folder(folder: Path | str) -> Path:
+    """The model's own directory: `exp/NAME` is what people have at hand, the model lies below it."""
+    folder = Path(folder)
+    return folder / "model" if (folder / "model" / "info.json").is_file() else folder
+
+
+def model_files(folder: Path | str) -> list[Path]:
+    """The files that make up a model, for fingerprints of what is computed with it."""
+    return sorted(path for path in model_folder(folder).rglob("*") if path.is_file())
+
+
 def read_parts(folder: Path | str, config: Config | None = None) -> Parts:
     """Read an exported model, or MooER's released files.
 
     Args:
         folder: `exp/NAME`, the exported model below it, or a folder with `adapter_project.pt` and `lora_weights/`.
-        config: of a release, which has none of its own, such as egs/mt5k/mooer/conf/mooer_7b.yaml.
+        config: of a release without a config.yaml, such as egs/mt5k/mooer/conf/mooer_7b.yaml.
 
     Raises:
         UserError: not a model directory, or files that cannot be read.
     """
-    folder = Path(folder)
-    # `exp/NAME` is what people have at hand; the model lies below it.
-    folder = folder / "model" if (folder / "model" / "info.json").is_file() else folder
+    folder = model_folder(folder)
+    own = folder / "config.yaml"
     if release.is_release(folder):
-        if config is None:
+        if config is None and not own.is_file():
             raise UserError(f"{folder} is a release of MooER: name its config too, --config conf/mooer_7b.yaml.")
-        settings = copy.deepcopy(config)
+        settings = copy.deepcopy(config) if config else load_config(own)
         adapter, lora = release.read_release(folder, settings)
         return Parts(settings, named_prompt(settings.prompt), len(adapter["adapter.mean"]), adapter, lora)
     if not (folder / "info.json").is_file():
         raise UserError(f"{folder} holds no exported model (info.json): give exp/NAME after stage 6 has run.")
-    settings = load_config(folder / "config.yaml")
+    settings = load_config(own)
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     lora = {}
     if settings.llm.lora.rank:
         try:
-            lora = load_file(folder / "lora" / "adapter_model.safetensors")
+            lora = load_file(folder / "lora" / LORA_FILE)
         except Exception as error:  # safetensors raises its own kinds, all of them about this file
             raise UserError(f"cannot read the LoRA of {folder}/lora: {error}. Run stage 6 again.") from error
     adapter = load_adapter(folder / "adapter.safetensors")
     return Parts(settings, Prompt.load(folder / "prompt.json"), info["dim"], adapter, lora)
 
 
-def build_from(parts: Parts, what: str) -> SpeechLLM:
+def build_from(parts: Parts, what: str, llm: tuple[nn.Module, Any] | None = None) -> SpeechLLM:
     """The model of `parts`, its LoRA in place and trainable; a key that does not fit is a UserError that lists it."""
-    model = build_model(parts.config, parts.dim, adapter=parts.adapter, prompt=parts.prompt)
+    model = build_model(parts.config, parts.dim, adapter=parts.adapter, llm=llm, prompt=parts.prompt)
     own = lora_weights(model.llm)
     check_fit(own, parts.lora, f"the LoRA of {what}")
     for name, parameter in own.items():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from mooer_tk.adapters.table import build_adapter
+from mooer_tk.adapters.table import build_adapter, resolve_stack
 from mooer_tk.config import Config
 from mooer_tk.encoders.paraformer import ParaformerEncoder
 from mooer_tk.errors import UserError
@@ -17,17 +18,17 @@ from mooer_tk.hub.models import resolve_model
 from mooer_tk.llm.causal_lm import add_lora
 
 # Shapes of LLMs that people count before they download them, as their config.json on the model hub says.
-_QWEN2 = {"model_type": "qwen2", "num_key_value_heads": 4, "rope_theta": 1e6, "rms_norm_eps": 1e-6}
+_QWEN2 = {"model_type": "qwen2", "num_hidden_layers": 28}
 SHAPES = {
     "Qwen/Qwen2-7B-Instruct": {
         **_QWEN2,
-        **{"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
+        **{"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4},
         **{"vocab_size": 152064, "tie_word_embeddings": False},
     },
     "Qwen/Qwen2-1.5B-Instruct": {
         **_QWEN2,
-        **{"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
-        **{"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+        **{"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2},
+        **{"vocab_size": 151936, "tie_word_embeddings": True},
     },
 }
 GIB = 2**30
@@ -35,13 +36,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Shape:
-    """Parameters of the parts, and the LLM's configuration (a transformers object)."""
+    """Parameters of the parts, the LLM's configuration (a transformers object), and milliseconds per embedding."""
 
     encoder: int
     adapter: int
     lora: int
     llm: int
     llm_config: Any
+    frame_ms: float
 
     @property
     def trainable(self) -> int:
@@ -63,8 +65,10 @@ def count(config: Config) -> Shape:
         plain = _size(llm)
         lora = _size(add_lora(llm, config.llm)) - plain if config.llm.lora.rank else 0
         encoder = _encoder(config)
-        adapter = build_adapter(config.adapter, encoder.dim, llm_config.hidden_size)
-    return Shape(_size(encoder), _size(adapter), lora, plain, llm_config)
+        settings = copy.copy(config.adapter)
+        resolve_stack(settings, encoder.frame_ms, config.encoder.name)
+        adapter = build_adapter(settings, encoder.dim, llm_config.hidden_size)
+    return Shape(_size(encoder), _size(adapter), lora, plain, llm_config, encoder.frame_ms * adapter.rate)
 
 
 def _size(module: nn.Module) -> int:
@@ -94,6 +98,8 @@ def _encoder(config: Config) -> nn.Module:
     model = AutoModel.from_config(found)
     model = model.encoder if config.encoder.name == "whisper" else model
     model.dim = getattr(found, "d_model", None) or found.hidden_size
+    # Whisper, W2v-BERT, HuBERT, wav2vec 2.0 and WavLM all give a state every 20 ms.
+    model.frame_ms = 20.0
     return model
 
 
@@ -116,9 +122,8 @@ def memory(
     if min(batch, gpus) < 1:
         raise UserError("a batch and a number of GPUs are at least 1.")
     llm = shape.llm_config
-    frame_ms = {"paraformer": 60.0}.get(config.encoder.name, 20.0) * config.adapter.stack
     answer = round(5 * seconds)
-    tokens = batch * (round(1000 * seconds / frame_ms) + 25 + answer)
+    tokens = batch * (round(1000 * seconds / shape.frame_ms) + 25 + answer)
     # Bytes a token and layer: inputs of norms, projections and the gated feed-forward, and LoRA's inputs beside them.
     layer = 2 * (10 * llm.hidden_size + 4 * llm.intermediate_size)
     kept = 2 * llm.hidden_size if config.train.checkpointing else layer

@@ -83,12 +83,11 @@ class Prompt:
             raise UserError(f"cannot read the prompt {path}: {error}. Export the model again (stage 6).") from error
 
 
-_RELEASED = {"asr": "Transcribe speech to text. ", "ast": "Translate speech to english text. "}
 PROMPTS = {
     "chatml": Prompt(),
     "chatml_lead": Prompt(lead=" "),
     # MooER's multi-task release answers its ast instruction with both lines.
-    "chatml_mtl": Prompt(instructions={**_RELEASED, "asr_ast": _RELEASED["ast"]}),
+    "chatml_mtl": Prompt(instructions={**Prompt().instructions, "asr_ast": Prompt().instructions["ast"]}),
 }
 
 

@@ -5,6 +5,7 @@
              lora_weights/adapter_model.bin         or .safetensors
 
              paraformer_encoder/paraformer-encoder.pth, am.mvn
+             config.yaml                            ours: MooER's own releases have none
 
 A release may keep the encoder's files elsewhere: encoder.model in the config says where.
 """
@@ -19,8 +20,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mooer_tk.config import Config
-from mooer_tk.data.atomic import replacing_dir, write_json
+from mooer_tk.config import Config, dump
+from mooer_tk.data.atomic import replacing_dir, write_text
 from mooer_tk.encoders.paraformer import ParaformerEncoder
 from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import write_lora
@@ -46,7 +47,10 @@ def read_release(folder: Path, config: Config) -> tuple[dict[str, Tensor], dict[
     weights = _load(folder / ADAPTER)
     strange = sorted(name for name in weights if not name.startswith(THEIRS))
     if strange:
-        raise UserError(f"{folder / ADAPTER}: keys that are no adapter's: {', '.join(strange[:10])}")
+        raise UserError(
+            f"{folder / ADAPTER} holds {len(strange)} keys that are no adapter's: {', '.join(strange)}. "
+            f"Only {THEIRS}* belongs there."
+        )
     adapter = {OURS + name.removeprefix(THEIRS): value.float() for name, value in weights.items()}
     # MooER's adapter does not standardise its input.
     dim = adapter.get(OURS + "linear1.weight", torch.empty(0, 0)).shape[1] // config.adapter.stack
@@ -57,7 +61,7 @@ def read_release(folder: Path, config: Config) -> tuple[dict[str, Tensor], dict[
     config.llm.lora.rank, config.llm.lora.alpha, config.llm.lora.targets = _lora_facts(folder / LORA)
     file = next((path for path in sorted((folder / LORA).glob("adapter_model.*"), reverse=True)), None)
     if file is None:
-        raise UserError(f"{folder / LORA} holds no adapter_model.safetensors or adapter_model.bin.")
+        raise UserError(f"{folder / LORA} holds no adapter_model.safetensors or adapter_model.bin: copy it there.")
     return adapter, _load(file)
 
 
@@ -66,7 +70,7 @@ def _lora_facts(folder: Path) -> tuple[int, int, list[str]]:
         facts: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         return facts["r"], facts["lora_alpha"], sorted(facts["target_modules"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {folder}/adapter_config.json: {error!r}.") from error
+        raise UserError(f"cannot read {folder}/adapter_config.json: {error!r}. Bring the file again.") from error
 
 
 def _load(file: Path) -> dict[str, Tensor]:
@@ -75,7 +79,7 @@ def _load(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise many kinds, all of them about this file
-        raise UserError(f"cannot read {file}: {error}") from error
+        raise UserError(f"cannot read {file}: {error}. Bring the file again.") from error
 
 
 def write_release(folder: Path, adapter: dict[str, Tensor], lora: dict[str, Tensor], config: Config) -> None:
@@ -110,4 +114,4 @@ def write_release(folder: Path, adapter: dict[str, Tensor], lora: dict[str, Tens
             ParaformerEncoder.load(config.encoder.model).save(target / "paraformer_encoder")
         if lora:
             write_lora(target / LORA, lora, config.llm)
-        write_json(target / "mooer_tk.json", {"encoder": config.encoder.model, "llm": config.llm.model, "stack": stack})
+        write_text(target / "config.yaml", dump(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,12 +11,40 @@ from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
 from mooer_tk.config import DecodeConfig, TrainConfig
 from mooer_tk.decode.generate import generate
 from mooer_tk.llm.speech_llm import Batch, SpeechLLM
+from mooer_tk.progress import log
 from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import get_normaliser
 from mooer_tk.score.translation import translation
 from mooer_tk.train.examples import Example, collate, plan_epoch
 
 EVAL_UTTS = 64
+
+
+def report_ctc(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> None:
+    """Log what the CTC loss cannot learn: tokens that the head lacks, and utterances with more tokens than frames.
+
+    Args:
+        examples: what is trained on.
+        head: the CTC head.
+        rate: encoder states per frame of the head.
+    """
+    tokens = unknown = 0
+    long = []
+    for example in examples:
+        classes = head.classes_of(example.transcript)
+        tokens, unknown = tokens + len(example.transcript), unknown + len(example.transcript) - len(classes)
+        # A blank must stand between two equal classes.
+        needed = len(classes) + sum(one == other for one, other in pairwise(classes))
+        if needed > max(example.frames // rate, 1):
+            long.append(example.utt)
+    if unknown:
+        log(
+            f"CTC: {unknown} of {tokens} transcript tokens are not in the head: left out of its loss"
+        )
+    if long:
+        log(
+            f"CTC: {len(long)} of {len(examples)} have more tokens than frames: no loss: {', '.join(long[:5])}"
+        )
 
 
 class WarmStart:
@@ -33,6 +62,7 @@ class WarmStart:
         self.adapter, self.head, self.tokenizer = adapter, head, tokenizer
         self.module = nn.ModuleDict({"adapter": adapter, "head": head})
         self.train, self.dev, self.config = train, dev, config
+        report_ctc(train, head, adapter.rate)
 
     def groups(self) -> list[dict]:
         """One group: adapter and head."""
@@ -87,8 +117,15 @@ class Instruct:
         self.train, self.dev, self.config = train, dev, config
         # Greedy search tells checkpoints apart as well as a beam does, at a quarter of its time.
         self.decode = DecodeConfig(**{**vars(decode), "beam": 1})
+        if self.with_ctc:
+            report_ctc(train, model.head, model.adapter.rate)
         tasks = {example.task for example in train}
         self.prompt_tokens = max(sum(map(len, model.prompt.around(t, model.tokenizer))) for t in tasks)
+
+    @property
+    def with_ctc(self) -> bool:
+        """Whether the adapter's CTC loss is taken too."""
+        return self.model.head is not None and self.config.ctc_weight > 0
 
     def groups(self) -> list[dict]:
         """The adapter's side, at its own share of the learning rate, and LoRA, if the LLM is not frozen."""
@@ -113,8 +150,7 @@ class Instruct:
 
     def batch(self, indices: list[int]) -> Batch:
         """Read one micro-batch."""
-        with_ctc = self.model.head is not None and self.config.ctc_weight > 0
-        return collate([self.train[i] for i in indices], self.model.head.classes_of if with_ctc else None)
+        return collate([self.train[i] for i in indices], self.model.head.classes_of if self.with_ctc else None)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Answer tokens and, with CTC, target tokens."""

@@ -25,7 +25,7 @@ def say(head, paths, sure=20.0):
     longest = max(map(len, paths))
     rows = [path + [0] * (longest - len(path)) for path in paths]
     logits = torch.nn.functional.one_hot(torch.tensor(rows), len(TOKENS) + 1).float() * sure
-    head.log_probs = lambda _, penalty=0.0: (logits - penalty * (torch.arange(logits.shape[-1]) == 0)).log_softmax(-1)
+    head.log_probs = lambda _: logits.log_softmax(-1)
     return torch.zeros(len(paths), longest, 16), torch.tensor([len(path) for path in paths])
 
 
@@ -110,13 +110,3 @@ def test_unknown_kinds_and_a_missing_head_are_user_errors(table):
         Handover("posterier", table, None)
     with pytest.raises(UserError, match="stage 4"):
         Handover("posterior", table, None)
-
-
-def test_a_blank_penalty_brings_a_doubtful_token_to_the_llm(table, head):
-    embeddings, lengths = say(head, [[1, 0, 3]], sure=2.0)
-    logits = head.log_probs(embeddings)
-    # The middle frame is a blank by less than the penalty: with it, the second-best class speaks up.
-    logits[0, 1, 4] = logits[0, 1, 0] - 0.5
-    head.log_probs = lambda _, penalty=0.0: (logits - penalty * (torch.arange(logits.shape[-1]) == 0)).log_softmax(-1)
-    assert Handover("posterior", table, head)(embeddings, lengths)[1].tolist() == [2]
-    assert Handover("posterior", table, head, blank_penalty=1.0)(embeddings, lengths)[1].tolist() == [3]

@@ -11,12 +11,8 @@ from mooer_tk.data.kaldi_dir import check, read_table
 
 
 @pytest.fixture
-def folder(tmp_path: Path, prompts: dict[str, tuple[Path, str]], write_data: Callable[..., Path]) -> Path:
-    return write_data(
-        tmp_path / "data",
-        {utt: path for utt, (path, _) in prompts.items()},
-        text={utt: words for utt, (_, words) in prompts.items()},
-    )
+def folder(tmp_path: Path, write_prompts: Callable[..., Path]) -> Path:
+    return write_prompts(tmp_path / "data")
 
 
 def test_validate(mooer: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,15 +21,10 @@ from mooer_tk.errors import UserError
 
 
 @pytest.fixture
-def folder(tmp_path: Path, prompts: dict[str, tuple[Path, str]], write_data: Callable[..., Path]) -> Path:
+def folder(tmp_path: Path, prompts: dict[str, tuple[Path, str]], write_prompts: Callable[..., Path]) -> Path:
     """A sound directory of twelve real recordings with a partial translation."""
-    return write_data(
-        tmp_path / "data",
-        {utt: path for utt, (path, _) in prompts.items()},
-        text={utt: words for utt, (_, words) in prompts.items()},
-        text_es={utt: "hola" for utt in list(prompts)[:5]},
-        utt2spk=dict.fromkeys(prompts, "allison"),
-    )
+    partial = {utt: "hola" for utt in list(prompts)[:5]}
+    return write_prompts(tmp_path / "data", text_es=partial, utt2spk=dict.fromkeys(prompts, "allison"))
 
 
 def append(path: Path, line: str | bytes) -> None:

@@ -12,7 +12,7 @@ from mooer_tk.data.kaldi_dir import read_table
 from mooer_tk.decode.ctc import decode_ctc
 from mooer_tk.decode.directory import states_batch
 from mooer_tk.errors import UserError
-from mooer_tk.llm.checkpoint import export_model, save_adapter
+from mooer_tk.llm.checkpoint import save_adapter
 from mooer_tk.llm.speech_llm import SpeechLLM
 
 SET = ["--set", "decode.beam=2", "decode.max_new_tokens=8", "decode.tokens_per_second=5", "decode.batch_utts=2"]
@@ -24,9 +24,9 @@ def model(make_model):
 
 
 @pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
+def exported(model, export, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exp")
-    export_model(model, model.config, 8, folder / "model", {})
+    export(model, folder / "model")
     return folder
 
 

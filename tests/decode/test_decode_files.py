@@ -10,18 +10,17 @@ from mooer_tk.config import DecodeConfig, EncoderConfig
 from mooer_tk.decode import files
 from mooer_tk.decode.files import FileTranscriber, cut_at_quiet
 from mooer_tk.errors import UserError
-from mooer_tk.llm.checkpoint import export_model
 
 RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def exported(make_model, toy_whisper, tmp_path_factory):
+def exported(make_model, export, toy_whisper, tmp_path_factory):
     model = make_model("raw", dim=16)
     model.config.encoder = EncoderConfig(model=str(toy_whisper), window_s=1)
     model.config.decode = DecodeConfig(beam=2, max_new_tokens=6)
     folder = tmp_path_factory.mktemp("exp")
-    export_model(model, model.config, 16, folder / "model", {})
+    export(model, folder / "model")
     return folder
 
 

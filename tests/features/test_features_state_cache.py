@@ -27,9 +27,8 @@ def small_shards(monkeypatch):
 
 
 @pytest.fixture
-def data(tmp_path, prompts, write_data):
-    texts = {name: text for name, (_, text) in prompts.items()}
-    return write_data(tmp_path / "data", {name: path for name, (path, _) in prompts.items()}, text=texts)
+def data(tmp_path, write_prompts):
+    return write_prompts(tmp_path / "data")
 
 
 def contents(folder):

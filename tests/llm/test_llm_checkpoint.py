@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from mooer_tk.decode.directory import make_batch
 from mooer_tk.decode.generate import generate
 from mooer_tk.errors import UserError
-from mooer_tk.llm.checkpoint import export_model, load_adapter, load_model, load_strictly, save_adapter, tokens_in_use
+from mooer_tk.llm.checkpoint import load_adapter, load_model, load_strictly, save_adapter, tokens_in_use
 from mooer_tk.llm.prompt import Prompt
 
 
 @pytest.fixture
-def exported(make_model, tmp_path):
+def exported(make_model, export, tmp_path):
     """A model whose every trained part matters, and its directory."""
     model = make_model("posterior")
     model.adapter.set_statistics(torch.full((8,), 0.5), torch.full((8,), 2.0))
@@ -25,7 +25,7 @@ def exported(make_model, tmp_path):
         elif parameter.requires_grad and name.startswith("head."):
             parameter.data.add_(torch.randn_like(parameter) * 0.1)
     model.head.blank_bias.data.fill_(0.0)
-    export_model(model, model.config, 8, tmp_path / "exp" / "model", {"git": "abc"})
+    export(model, tmp_path / "exp" / "model", git="abc")
     return model.eval(), tmp_path / "exp" / "model"
 
 

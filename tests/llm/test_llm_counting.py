@@ -42,6 +42,16 @@ def test_the_command_prints_them(mooer, capsys):
     assert "each GPU" in printed
 
 
+def test_milliseconds_an_embedding_count(config, shape):
+    slow = load_config(CONF, ["adapter.frame_ms=240"])
+    again = count(slow)
+    assert (shape.frame_ms, again.frame_ms) == (120.0, 240.0)
+    assert again.adapter - shape.adapter == 2 * 512 * 2048  # Paraformer's states are 512 wide, two more a frame
+    slow.adapter.frame_ms = 100
+    with pytest.raises(UserError, match="no multiple of the 60 ms"):
+        count(slow)
+
+
 def test_zero_shares_out_stage_by_stage_and_the_batch_costs(config, shape):
     def total(**changes):
         return sum(memory(config, shape, **{"batch": 8, "zero": 2, "gpus": 8, **changes}).values())

@@ -11,20 +11,20 @@ from mooer_tk.encoders.paraformer import ParaformerEncoder
 from mooer_tk.errors import UserError
 from mooer_tk.features.cmvn import CMVN
 from mooer_tk.llm.causal_lm import lora_weights
-from mooer_tk.llm.checkpoint import Parts, build_from, export_model, load_model, read_parts
+from mooer_tk.llm.checkpoint import Parts, build_from, load_model, read_parts
 from mooer_tk.llm.release import write_release
 from mooer_tk.llm.speech_llm import Batch
 
 
 @pytest.fixture
-def exported(make_model, tmp_path):
+def exported(make_model, export, tmp_path):
     """A trained model with the paper's hand-over, its directory, and its speech embeddings of some states."""
     model = make_model("raw").eval()
     model.adapter.set_statistics(torch.linspace(-1, 1, 8), torch.linspace(0.5, 2, 8))
     for name, parameter in lora_weights(model.llm).items():
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
-    export_model(model, model.config, 8, tmp_path / "model", {})
+    export(model, tmp_path / "model")
     return model, tmp_path / "model"
 
 
@@ -76,6 +76,11 @@ def test_a_release_runs_as_it_is_and_comes_back(release, exported, tmp_path, moo
     same_answers(model, exported[0])
     assert mooer("export", release, tmp_path / "back", "--config", config) == 0
     same_answers(load_model(tmp_path / "back")[0], exported[0])
+
+
+def test_what_we_export_tells_its_config_and_mooers_own_release_is_asked_for_one(release, exported):
+    same_answers(load_model(release)[0], exported[0])
+    (release / "config.yaml").unlink()
     with pytest.raises(UserError, match="name its config too"):
         load_model(release)
 
@@ -107,9 +112,9 @@ def test_lora_keys_that_do_not_fit_are_named(release, exported):
         load_model(release, exported[1] / "config.yaml")
 
 
-def test_what_mooers_code_cannot_run_is_not_exported(make_model, tmp_path, mooer):
+def test_what_mooers_code_cannot_run_is_not_exported(make_model, export, tmp_path, mooer):
     model = make_model("posterior")
-    export_model(model, model.config, 8, tmp_path / "model", {})
+    export(model, tmp_path / "model")
     assert mooer("export", tmp_path / "model", tmp_path / "out", "--layout", "mooer") == 2
     assert not (tmp_path / "out").exists()
 
@@ -131,22 +136,22 @@ def test_going_on_from_a_release_trains_its_lora(release, exported):
     assert all(torch.equal(p, base[n]) for n, p in model.llm.named_parameters() if n in base)
 
 
-def test_a_frozen_llm_is_exported_without_lora(make_model, tmp_path):
+def test_a_frozen_llm_is_exported_without_lora(make_model, export, tmp_path):
     model = make_model("raw", rank=0)
     assert not any(p.requires_grad for p in model.llm.parameters())
-    export_model(model, model.config, 8, tmp_path / "model", {})
+    export(model, tmp_path / "model")
     assert not (tmp_path / "model" / "lora").exists()
     same_answers(load_model(tmp_path / "model")[0], model.eval())
 
 
-def test_a_paraformer_is_released_with_its_cmvn(make_model, tmp_path):
+def test_a_paraformer_is_released_with_its_cmvn(make_model, export, tmp_path):
     torch.manual_seed(0)
     cmvn = CMVN(torch.randn(560), torch.rand(560))
     encoder = ParaformerEncoder(cmvn, size=8, inner=16, layers=2, kernel=3).freeze()
     encoder.save(tmp_path / "encoder")
     model = make_model("raw")
     model.config.encoder = EncoderConfig("paraformer", str(tmp_path / "encoder"))
-    export_model(model, model.config, 8, tmp_path / "model", {})
+    export(model, tmp_path / "model")
     parts = read_parts(tmp_path / "model")
     write_release(tmp_path / "out", parts.adapter, parts.lora, parts.config)
     again = ParaformerEncoder.load(tmp_path / "out" / "paraformer_encoder")

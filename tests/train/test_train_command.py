@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from mooer_tk.config import load_config
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.llm.checkpoint import load_model
+from mooer_tk.llm.prompt import Prompt
 from mooer_tk.train.checkpoints import best, list_checkpoints, load_weights
 
 STEPS = {"warm_start": 60, "instruct": 30}
@@ -181,6 +182,32 @@ def test_the_average_of_the_best_is_exported_and_decodes(undisturbed, corpus, tm
     assert len((tmp_path / "hyp" / "hyp").read_text().splitlines()) == 6
 
 
+def test_what_the_ctc_loss_leaves_out_is_told(corpus, settings, undisturbed, tmp_path, mooer, capsys):
+    """Six tokens do not fit an embedding of 400 ms; words that the warm start never saw are not in its head."""
+    short = [*settings, "warm_start.steps=1"]
+    assert mooer(*command("warm_start", corpus, [*short, "adapter.stack=20"], tmp_path / "slow")) == 0
+    assert "have more tokens than frames: no loss: u" in capsys.readouterr().err
+    said = (corpus / "text").read_text().replace("please", "marmalade")
+    (tmp_path / "text").write_text(said)
+    words = [
+        "train",
+        "instruct",
+        "--out",
+        tmp_path / "run",
+        "--init",
+        undisturbed["warm_start"] / "adapter.safetensors",
+    ]
+    words += ["--source", f"asr:{corpus}/train:{tmp_path}/text", "--dev", f"asr:{corpus}/dev:{tmp_path}/text"]
+    assert mooer(*words, "--set", *settings, "train.steps=1") == 0
+    assert "are not in the head: left out of its loss" in capsys.readouterr().err
+
+
+def test_a_source_of_a_wrong_form_is_a_user_error(corpus, settings, tmp_path, mooer, capsys):
+    words = ["train", "warm_start", "--out", tmp_path / "run", "--source", "asr", "--dev", f"asr:{corpus}/dev:text"]
+    assert mooer(*words, "--set", *settings) == 2
+    assert "source 'asr' is not of the form" in capsys.readouterr().err
+
+
 def test_averaging_what_was_not_trained_is_a_user_error(tmp_path, mooer, capsys):
     assert mooer("average", tmp_path / "nowhere", tmp_path / "out") == 2
     assert "run the training stage first" in capsys.readouterr().err
@@ -207,6 +234,8 @@ def test_milliseconds_an_embedding_become_states(corpus, settings, tmp_path, moo
 def test_a_trained_model_is_gone_on_with(corpus, settings, undisturbed, tmp_path, mooer):
     """Its parts and sizes count, whatever the config says of them, and its LoRA is trained, not merged away."""
     assert mooer("average", undisturbed["instruct"], tmp_path / "model", "--best", 1) == 0
+    own = Prompt(instructions={"asr": "Write it down. ", "ast": "In English. "})
+    own.save(tmp_path / "model" / "prompt.json")
     still = [
         *settings,
         "train.steps=1",
@@ -219,6 +248,8 @@ def test_a_trained_model_is_gone_on_with(corpus, settings, undisturbed, tmp_path
     assert mooer(*words, "--init-model", tmp_path / "model") == 0
     moving = [*settings, "train.steps=2"]
     assert mooer(*command("instruct", corpus, moving, tmp_path / "on"), "--init-model", tmp_path / "model") == 0
+    # A prompt that has no name in the package is kept too.
+    assert Prompt.load(tmp_path / "on" / "prompt.json") == Prompt.load(tmp_path / "model" / "prompt.json") == own
     start = load_file(tmp_path / "model" / "lora" / "adapter_model.safetensors")
     for run, same in (("still", True), ("on", False)):
         ((path, _),) = best(list_checkpoints(tmp_path / run / "checkpoints"), 1)

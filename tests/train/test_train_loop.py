@@ -201,7 +201,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_warmup_decay_gives_the_rates_that_mooers_log_shows():
-    """DeepSpeed's WarmupDecayLR as the original ran it: PAPER's log at global steps 500, 550 and 600."""
+    """DeepSpeed's WarmupDecayLR as the original ran it: its log at global steps 500, 550 and 600."""
     config = OptimConfig(schedule="warmup_decay", lr=1e-4, warmup_steps=1000, decay_steps=1_000_000)
     for step, rate in ((500, 8.9966e-5), (550, 9.1345e-5), (600, 9.2605e-5), (1000, 1e-4)):
         assert learning_rate(step, config, 10) == pytest.approx(rate, rel=1e-4)
