@@ -38,12 +38,10 @@ def report_ctc(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> No
         if needed > max(example.frames // rate, 1):
             long.append(example.utt)
     if unknown:
-        log(
-            f"CTC: {unknown} of {tokens} transcript tokens are not in the head: left out of its loss"
-        )
+        log(f"CTC: {unknown} of {tokens} transcript tokens are not in the head: left out of its loss")
     if long:
         log(
-            f"CTC: {len(long)} of {len(examples)} have more tokens than frames: no loss: {', '.join(long[:5])}"
+            f"CTC: {len(long)} of {len(examples)} utterances have more tokens than frames: no loss: {', '.join(long[:5])}"
         )
 
 
