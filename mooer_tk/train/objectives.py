@@ -40,9 +40,8 @@ def report_ctc(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> No
     if unknown:
         log(f"CTC: {unknown} of {tokens} transcript tokens are not in the head: left out of its loss")
     if long:
-        log(
-            f"CTC: {len(long)} of {len(examples)} utterances have more tokens than frames: no loss: {', '.join(long[:5])}"
-        )
+        few = ", ".join(long[:5])
+        log(f"CTC: {len(long)} of {len(examples)} utterances have more tokens than frames: no loss: {few}")
 
 
 class WarmStart:
