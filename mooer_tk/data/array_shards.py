@@ -1,10 +1,12 @@
 """Arrays of many utterances in tar shards with an index: streamed by any tar reader, read at random through mmap.
 
     <dir>/meta.json            what the arrays are (encoder, size, frame rate) and the fingerprint of their making
-    <dir>/shard-00000.tar      <utt>.npy members, uncompressed
-    <dir>/shard-00000.jsonl    a line an utterance: where its data lie in the tar, shape, seconds; or why it is skipped
+    <dir>/shard-00000.tar      <utt>.npy members, uncompressed, or <utt>.flac where the arrays are audio
+    <dir>/shard-00000.jsonl    a line an utterance: where its data lie in the tar, shape, seconds, checksum; or why it
+                               is skipped
 
-The index is written last, so a shard with an index is whole.
+The index is written last, so a shard with an index is whole. As nothing else of the tar is read, damage at any place
+costs the utterance that lies there, and no other.
 """
 
 from __future__ import annotations
@@ -13,24 +15,35 @@ import io
 import json
 import mmap
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from mooer_tk.data.atomic import replacing, write_json, write_text
+from mooer_tk.data.audio import SAMPLE_RATE
 from mooer_tk.errors import UserError
+
+FLAC = "flac"
+
+
+class DamagedError(UserError):
+    """The data of one utterance cannot be read; the others of its shard may be sound."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One array of a shard: `offset` is the first byte of its data in the tar."""
+    """One array of a shard: `bytes` of data from `offset` on in the tar; the dtype is numpy's name, or "flac"."""
 
     utt: str
     shard: str
     offset: int
+    bytes: int
+    crc: int
     shape: tuple[int, ...]
     dtype: str
     seconds: float
@@ -60,26 +73,53 @@ class ShardWriter:
         """True when this shard was finished by an earlier run."""
         return self._index(number).is_file()
 
-    def write(self, number: int, items: Iterable[tuple[str, np.ndarray, float]], skipped: dict[str, str]) -> None:
-        """Write one shard from (utt, array, seconds) items; `skipped` (utt -> reason) may fill while it is read."""
+    def write(
+        self,
+        number: int,
+        items: Iterable[tuple[str, np.ndarray, float]],
+        skipped: dict[str, str],
+        *,
+        audio: bool = False,
+    ) -> None:
+        """Write one shard from (utt, array, seconds) items; `skipped` (utt -> reason) may fill while it is read.
+
+        `audio` says that the arrays are samples (T,) in [-1, 1] at 16 kHz: they are kept as 16-bit FLAC.
+        """
         lines = []
         tar_path = self._index(number).with_suffix(".tar")
         with replacing(tar_path) as temporary, tarfile.open(temporary, "w") as tar:
             for utt, array, seconds in items:
-                buffer = io.BytesIO()
-                np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-                member = tarfile.TarInfo(f"{utt}.npy")
-                member.size = buffer.tell()
+                whole, data = _encode_audio(array) if audio else _encode_array(array)
+                member = tarfile.TarInfo(f"{utt}.{FLAC if audio else 'npy'}")
+                member.size = len(whole)
                 start = tar.offset + tarfile.BLOCKSIZE * _header_blocks(member)
-                buffer.seek(0)
-                tar.addfile(member, buffer)
-                facts = {"offset": start + member.size - array.nbytes, "shape": array.shape, "dtype": array.dtype.str}
-                lines.append({"utt": utt, **facts, "seconds": round(seconds, 3)})
+                tar.addfile(member, io.BytesIO(whole))
+                place = {"offset": start + len(whole) - len(data), "bytes": len(data), "crc": zlib.crc32(data)}
+                facts = {
+                    "shape": array.shape,
+                    "dtype": FLAC if audio else array.dtype.str,
+                    "seconds": round(seconds, 3),
+                }
+                lines.append({"utt": utt, **place, **facts})
         lines.extend({"utt": utt, "skipped": reason} for utt, reason in sorted(skipped.items()))
         write_text(self._index(number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def _index(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.jsonl"
+
+
+def _encode_array(array: np.ndarray) -> tuple[bytes, bytes]:
+    """The member's bytes, and those of them that are data."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    whole = buffer.getvalue()
+    return whole, whole[len(whole) - array.nbytes :]
+
+
+def _encode_audio(samples: np.ndarray) -> tuple[bytes, bytes]:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+    return buffer.getvalue(), buffer.getvalue()
 
 
 def _header_blocks(member: tarfile.TarInfo) -> int:
@@ -121,30 +161,35 @@ class ShardReader:
                 facts = json.loads(line)
                 if "skipped" in facts:
                     self.skipped[facts["utt"]] = facts["skipped"]
-                else:
+                elif "crc" in facts:
                     shape = tuple(facts.pop("shape"))
                     self.entries[facts["utt"]] = Entry(shard=f"{index.stem}.tar", shape=shape, **facts)
+                else:
+                    raise UserError(f"{index} is of an older version: remove {self.folder} and rerun stage 3.")
         self._maps: dict[str, mmap.mmap] = {}
 
     def __getitem__(self, utt: str) -> np.ndarray:
-        """The array of an utterance: a read-only view into the mapped shard.
+        """The array of an utterance: a read-only view into the mapped shard; audio is decoded to float32 samples.
 
         Raises:
-            UserError: the shard is missing, or shorter than its index says.
+            DamagedError: the shard is missing, shorter than its index says, or its data are not what was written.
         """
         entry = self.entries[utt]
-        count = int(np.prod(entry.shape))
+        file = self.folder / entry.shard
         try:
             if entry.shard not in self._maps:
-                with (self.folder / entry.shard).open("rb") as file:
-                    self._maps[entry.shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            flat = np.frombuffer(self._maps[entry.shard], dtype=entry.dtype, count=count, offset=entry.offset)
+                with file.open("rb") as opened:
+                    self._maps[entry.shard] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            data = np.frombuffer(self._maps[entry.shard], np.uint8, entry.bytes, entry.offset)
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.folder / entry.shard} is missing or cut short at '{utt}' ({error}): "
-                "remove the directory and rerun stage 3."
+            raise DamagedError(
+                f"{file} is missing or cut short at '{utt}' ({error}): remove the directory and rerun stage 3."
             ) from error
-        return flat.reshape(entry.shape)
+        if zlib.crc32(data) != entry.crc:
+            raise DamagedError(f"{file} is damaged at '{utt}': remove the directory and rerun stage 3.")
+        if entry.dtype == FLAC:
+            return soundfile.read(io.BytesIO(data), dtype="float32")[0]
+        return data.view(entry.dtype).reshape(entry.shape)
 
     def __contains__(self, utt: str) -> bool:
         return utt in self.entries

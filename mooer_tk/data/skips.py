@@ -30,19 +30,20 @@ class SkipReport:
         """Write `utt <tab> reason` lines, sorted; an empty file says that nothing was skipped."""
         write_text(path, "".join(f"{utt}\t{reason}\n" for utt, reason in sorted(self.reasons.items())))
 
-    def check(self, total: int, path: Path | str) -> str:
-        """Write the report and return a one-line summary.
+    def check(self, total: int, path: Path | str | None) -> str:
+        """Write the report (unless there is no path for it) and return a one-line summary.
 
         Raises:
             UserError: more than `max_share` of `total` utterances were skipped.
         """
-        self.write(path)
+        if path:
+            self.write(path)
         kinds = Counter(reason.split(":")[0] for reason in self.reasons.values())
         shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         summary = f"{self.stage}: {total - len(self.reasons)} of {total} utterances kept"
         if not self.reasons:
             return summary
-        summary += f", {len(self.reasons)} skipped ({shown}); named in {path}"
+        summary += f", {len(self.reasons)} skipped ({shown})" + (f"; named in {path}" if path else "")
         if len(self.reasons) > self.max_share * total:
             raise UserError(
                 f"{summary}. That is more than the {100 * self.max_share:g} % this stage tolerates: "

@@ -44,8 +44,15 @@ class SpeechEncoder(nn.Module):
     @torch.inference_mode()
     def encode(self, utterances: list[np.ndarray]) -> list[np.ndarray]:
         """Encode a few utterances at once: samples (T,) each -> states (T', D) each, float32."""
-        features = [self.features(samples) for samples in utterances]
+        states = self.encode_features([self.features(one) for one in utterances], [len(one) for one in utterances])
+        return [one.float().cpu().numpy() for one in states]
+
+    def encode_features(self, features: list[Tensor], samples: list[int]) -> list[Tensor]:
+        """What `features` gave of a few utterances, and their samples -> states (T', D) each."""
         lengths = torch.tensor([len(one) for one in features])
-        batch = nn.utils.rnn.pad_sequence(features, batch_first=True)
-        states, lengths = self(batch, lengths)
-        return [one[:length].float().cpu().numpy() for one, length in zip(states, lengths.tolist(), strict=True)]
+        states, lengths = self(nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
+        return [one[:length] for one, length in zip(states, lengths.tolist(), strict=True)]
+
+    def speech_frames(self, samples: int, features: Tensor) -> int:
+        """How many of the features' frames are speech; the rest is silence that the front end adds."""
+        return len(features)

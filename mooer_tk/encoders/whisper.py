@@ -77,18 +77,18 @@ class WhisperEncoder(SpeechEncoder):
                 hidden = hidden[0] if isinstance(hidden, tuple) else hidden
             return model.layer_norm(hidden), -(-lengths // 2)
 
-    @torch.inference_mode()
-    def encode(self, utterances: list[np.ndarray]) -> list[np.ndarray]:
+    def encode_features(self, features: list[Tensor], samples: list[int]) -> list[Tensor]:
         """Encode utterances, grouped by their number of windows, and keep the states that hold speech."""
-        results: dict[int, np.ndarray] = {}
+        results: dict[int, Tensor] = {}
         groups: dict[int, list[int]] = {}
-        features = [self.features(samples) for samples in utterances]
         for index, one in enumerate(features):
             groups.setdefault(len(one), []).append(index)
         for frames, members in groups.items():
-            batch = torch.stack([features[i] for i in members])
-            states, _ = self(batch, torch.full((len(members),), frames))
+            states, _ = self(torch.stack([features[i] for i in members]), torch.full((len(members),), frames))
             for i, one in zip(members, states, strict=True):
-                speech = -(-len(utterances[i]) // (2 * HOP))
-                results[i] = one[:speech].float().cpu().numpy()
-        return [results[i] for i in range(len(utterances))]
+                results[i] = one[: -(-samples[i] // (2 * HOP))]
+        return [results[i] for i in range(len(features))]
+
+    def speech_frames(self, samples: int, features: Tensor) -> int:
+        """Frames of 10 ms that hold speech; silence fills the last window."""
+        return min(-(-samples // HOP), len(features))

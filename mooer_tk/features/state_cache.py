@@ -1,4 +1,4 @@
-"""Run a frozen encoder over a data directory once and keep its states in shards (float16)."""
+"""Run a frozen encoder over a data directory once and keep its states in shards (float16), or keep the audio itself."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mooer_tk.encoders.table import build_encoder
 from mooer_tk.progress import log, track
 
 SHARD_UTTS = 100
+FORMAT = 2  # of the shards; another one makes them anew
 BATCH_UTTS = 4  # larger batches bring nothing on a CPU
 
 
@@ -35,27 +36,33 @@ def cache_states(
     allow_pipe: bool = False,
     encoder: Callable[[], SpeechEncoder] | None = None,
     turn: int = 0,
+    audio: bool = False,
 ) -> None:
     """Write the encoder states of every utterance of `data_dir` to shards in `out`.
 
     Job `job` of `nj` (from 1) writes every nj-th shard (`turn` says whose turn is first) and leaves the closing to a
     last call with job 0, which writes what is missing, checks the skips and marks the directory as done. A killed run
     goes on at its shard, and one that stopped for its skips reads the recordings again that were mended since.
-    `encoder` gives an encoder of `config` when one is needed, so that several directories can share it.
+    `encoder` gives an encoder of `config` when one is needed, so that several directories can share it. With `audio`
+    the samples are kept instead of states: the encoder then runs in training, where speech can be changed every time.
 
     Raises:
         UserError: an unsound data directory, or more skipped utterances than `max_skip`.
     """
     utterances = DataDir(data_dir).utterances()
     mark = fingerprint(
-        to_dict(config), [min_seconds, max_seconds], [(u.utt, u.source, u.start, u.end) for u in utterances]
+        [FORMAT, audio],
+        {} if audio else to_dict(config),
+        [min_seconds, max_seconds],
+        [(u.utt, u.source, u.start, u.end) for u in utterances],
     )
     if is_done(out, mark):
         log(f"{out} is up to date")
         return
     shards = [utterances[i : i + SHARD_UTTS] for i in range(0, len(utterances), SHARD_UTTS)]
     mine = [n for n in range(len(shards)) if job == 0 or (n + turn) % nj == job - 1]
-    writer = ShardWriter(out, {"fingerprint": mark, "encoder": to_dict(config)})
+    facts = {"audio": True} if audio else {"encoder": to_dict(config)}
+    writer = ShardWriter(out, {"fingerprint": mark, **facts})
     if job == 0:
         sweep_leftovers(out)
     skipped = ShardReader(out, unfinished=True).skipped
@@ -66,18 +73,19 @@ def cache_states(
 
     missing = [n for n in mine if not writer.is_whole(n) or mended(n)]
     if missing:
-        ready = (encoder or partial(build_encoder, config))()
-        writer.describe(frame_ms=ready.frame_ms)
-        _encode_shards(writer, shards, missing, ready.encode, limits, allow_pipe, data_dir)
+        ready = None if audio else (encoder or partial(build_encoder, config))()
+        if ready:
+            writer.describe(frame_ms=ready.frame_ms)
+        _fill(writer, shards, missing, ready.encode if ready else None, limits, allow_pipe, data_dir)
     if job == 0:
         _close(data_dir, out, mark, len(utterances), max_skip)
 
 
-def _encode_shards(
+def _fill(
     writer: ShardWriter,
     shards: list[list[Utterance]],
     missing: list[int],
-    encode: Callable[[list[np.ndarray]], list[np.ndarray]],
+    encode: Callable[[list[np.ndarray]], list[np.ndarray]] | None,
     seconds: tuple[float, float],
     allow_pipe: bool,
     data_dir: Path,
@@ -99,13 +107,14 @@ def _encode_shards(
             except AudioError as error:
                 skipped[utterance.utt] = str(error)
             if batch and (len(batch) == BATCH_UTTS or place == len(utterances) - 1):
-                for (utt, wave), states in zip(batch, encode([w for _, w in batch]), strict=True):
-                    yield utt, states.astype(np.float16), len(wave) / SAMPLE_RATE
+                arrays = encode([wave for _, wave in batch]) if encode else [wave for _, wave in batch]
+                for (utt, wave), array in zip(batch, arrays, strict=True):
+                    yield utt, array.astype(np.float16) if encode else array, len(wave) / SAMPLE_RATE
                 batch = []
 
     for number in missing:
         skipped: dict[str, str] = {}
-        writer.write(number, items(shards[number], skipped), skipped)
+        writer.write(number, items(shards[number], skipped), skipped, audio=encode is None)
 
 
 def _load(utterance: Utterance, seconds: tuple[float, float], allow_pipe: bool) -> np.ndarray:
@@ -124,7 +133,7 @@ def _is_usable(utterance: Utterance, seconds: tuple[float, float], allow_pipe: b
 
 
 def _close(data_dir: Path, out: Path, mark: str, total: int, max_skip: float) -> None:
-    report = SkipReport(f"states of {data_dir}", max_skip)
+    report = SkipReport(f"shards of {data_dir}", max_skip)
     reader = ShardReader(out, unfinished=True)
     for utt, reason in reader.skipped.items():
         report.add(utt, reason)

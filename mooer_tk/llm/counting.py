@@ -16,6 +16,7 @@ from mooer_tk.errors import UserError
 from mooer_tk.features.cmvn import CMVN
 from mooer_tk.hub.models import resolve_model
 from mooer_tk.llm.causal_lm import add_lora
+from mooer_tk.llm.speech_llm import Fill
 
 # Shapes of LLMs that people count before they download them, as their config.json on the model hub says.
 _QWEN2 = {"model_type": "qwen2", "num_hidden_layers": 28}
@@ -138,3 +139,24 @@ def memory(
         "CUDA context and buffers": 1.5 * GIB,
     }
     return {name: size / GIB for name, size in parts.items()}
+
+
+def training_flops(model: nn.Module, fill: Fill, answers: int) -> float:
+    """Floating-point operations of one micro-batch, forward and backward: those of the model, not of padding.
+
+    Two for each weight and position forward, two backward for what is frozen and four for what is trained; attention
+    of a causal LLM sees half of its square. What checkpointing computes again is not counted.
+
+    Args:
+        model: a SpeechLLM.
+        fill: positions and squared lengths that it saw.
+        answers: positions that the LM head was applied to.
+    """
+    config = model.llm.config.get_text_config()
+    head = config.hidden_size * config.vocab_size
+    trained = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and n.startswith("llm."))
+    adapter = sum(p.numel() for p in model.adapter.parameters())
+    inside = sum(p.numel() for p in model.llm.parameters()) - trained
+    inside -= head * (1 if config.tie_word_embeddings else 2)
+    attention = 3 * 2 * config.hidden_size * config.num_hidden_layers * fill.squares
+    return fill.positions * (4.0 * inside + 6.0 * (trained + adapter)) + 4.0 * head * answers + attention

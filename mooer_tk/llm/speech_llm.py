@@ -5,7 +5,7 @@ The encoder stands outside: it is frozen, so its states are cached once and read
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,19 +24,36 @@ class Batch:
 
     Attributes:
         utts: ids, for messages.
-        states: encoder states (B, T, D), zero-padded.
-        lengths: (B,) states per utterance.
+        states: encoder states (B, T, D), zero-padded; None until the encoder has run.
+        lengths: (B,) states per utterance, in the same way.
         tasks: the task of each utterance.
         answers: token ids of each answer, eos included; empty for decoding.
         targets: the transcript's classes for the CTC head; empty where there is no transcript.
+        features: of audio, the encoder's features (frames, F) of each utterance; empty for cached states.
+        samples: of audio, the samples of each utterance.
+        lost: utterances that could not be read, with the reason.
+        void: nothing could be read; what stands here keeps a process busy and must not count.
     """
 
     utts: list[str]
-    states: Tensor
-    lengths: Tensor
+    states: Tensor | None
+    lengths: Tensor | None
     tasks: list[str]
     answers: list[list[int]]
     targets: list[list[int]]
+    features: list[Tensor] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
+    void: bool = False
+
+
+@dataclass(frozen=True)
+class Fill:
+    """How a micro-batch filled the LLM: positions with content, the sum of squared lengths, and all positions."""
+
+    positions: int
+    squares: int
+    padded: int
 
 
 class SpeechLLM(nn.Module):
@@ -50,7 +67,8 @@ class SpeechLLM(nn.Module):
         tokenizer: its tokeniser.
         prompt: the one prompt object.
 
-    `precision` is that of the LLM's matrix products in training (mooer_tk/precision.py).
+    `precision` is that of the LLM's matrix products in training (mooer_tk/precision.py); `pack` puts utterances into
+    rows of so many positions together (0: a row each, padded); `fill` tells of the last micro-batch.
     """
 
     def __init__(
@@ -70,12 +88,14 @@ class SpeechLLM(nn.Module):
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.precision = "float32"
+        self.pack = 0
+        self.fill = Fill(0, 0, 0)
 
     def speech(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder states (B, T, D), lengths (B,) -> what the LLM is fed (B, T', H), lengths (B,)."""
         return self.handover(*self.adapter(states, lengths))
 
-    def losses(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+    def forward(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
         """Summed losses and what they are summed over: {"ce": (sum, answer tokens), "ctc": (sum, target tokens)}.
 
         Cross-entropy is taken on answer and eos only, and the LM head is applied to those positions only. Sums, not
@@ -84,14 +104,13 @@ class SpeechLLM(nn.Module):
         outputs, lengths = self.adapter(batch.states, batch.lengths)
         speech, speech_lengths = self.handover(outputs, lengths)
         sequences, starts = self._join(speech, speech_lengths, batch.tasks, batch.answers)
-        inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-        mask = _mask([len(one) for one in sequences], inputs.device)
-        labels = torch.tensor([token for answer in batch.answers for token in answer], device=inputs.device)
-        with autocast(self.precision, inputs.device.type):
-            hidden = self._decoder()(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
-            # The state before a token predicts it.
-            rows = [h[s - 1 : s - 1 + len(a)] for h, s, a in zip(hidden, starts, batch.answers, strict=True)]
-            logits = logits_of(self.llm, torch.cat(rows))
+        rows = pack([len(one) for one in sequences], self.pack)
+        hidden = self._hidden(sequences, rows)
+        labels = torch.tensor([token for answer in batch.answers for token in answer], device=hidden[0].device)
+        # The state before a token predicts it.
+        chosen = [h[s - 1 : s - 1 + len(a)] for h, s, a in zip(hidden, starts, batch.answers, strict=True)]
+        with autocast(self.precision, labels.device.type):
+            logits = logits_of(self.llm, torch.cat(chosen))
         losses = {"ce": (nn.functional.cross_entropy(logits, labels, reduction="sum"), len(labels))}
         if self.head is not None and any(batch.targets):
             chosen = [i for i, target in enumerate(batch.targets) if target]
@@ -111,6 +130,32 @@ class SpeechLLM(nn.Module):
         sequences, _ = self._join(speech, lengths, batch.tasks, [[] for _ in batch.utts])
         inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_side="left")
         return inputs, _mask([len(one) for one in sequences], inputs.device).flip(1)
+
+    def _hidden(self, sequences: list[Tensor], rows: list[list[int]]) -> list[Tensor]:
+        """The decoder's last states (T, H) of every sequence, computed in rows that hold one or several of them."""
+        joined = [torch.cat([sequences[i] for i in row]) for row in rows]
+        inputs = nn.utils.rnn.pad_sequence(joined, batch_first=True)
+        sizes = [len(one) for one in sequences]
+        self.fill = Fill(sum(sizes), sum(size**2 for size in sizes), inputs.shape[0] * inputs.shape[1])
+        if self.pack:
+            # Positions start anew with every utterance; from that transformers makes the mask between them, and
+            # flash attention its lengths.
+            spare = [inputs.shape[1] - len(one) for one in joined]
+            places = [
+                torch.arange(n)
+                for row, rest in zip(rows, spare, strict=True)
+                for n in [*map(sizes.__getitem__, row), rest]
+            ]
+            where = {"position_ids": torch.cat(places).view(inputs.shape[:2]).to(inputs.device)}
+        else:
+            where = {"attention_mask": _mask([len(one) for one in joined], inputs.device)}
+        with autocast(self.precision, inputs.device.type):
+            states = self._decoder()(inputs_embeds=inputs, use_cache=False, **where).last_hidden_state
+        found: dict[int, Tensor] = {}
+        for row, line in zip(rows, states, strict=True):
+            ends = torch.tensor([sizes[i] for i in row]).cumsum(0).tolist()
+            found |= {i: line[end - sizes[i] : end] for i, end in zip(row, ends, strict=True)}
+        return [found[i] for i in range(len(sequences))]
 
     def _join(
         self, speech: Tensor, lengths: Tensor, tasks: list[str], answers: list[list[int]]
@@ -137,6 +182,28 @@ class SpeechLLM(nn.Module):
         """The transformer without its LM head, LoRA inside."""
         llm = self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
         return llm.base_model
+
+
+def pack(sizes: list[int], room: int) -> list[list[int]]:
+    """Put sequences into rows of `room` positions, the longest first, each into the fullest row that it fits.
+
+    A sequence longer than `room` makes that the room of all. Room 0 gives every sequence its own row.
+    """
+    if not room:
+        return [[i] for i in range(len(sizes))]
+    room = max(room, *sizes)
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        fits = [row for row, free in enumerate(left) if free >= sizes[i]]
+        if fits:
+            row = min(fits, key=left.__getitem__)
+            rows[row].append(i)
+            left[row] -= sizes[i]
+        else:
+            rows.append([i])
+            left.append(room - sizes[i])
+    return rows
 
 
 def _mask(lengths: list[int], device: torch.device) -> Tensor:

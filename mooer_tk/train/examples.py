@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mooer_tk.config import DataConfig
@@ -16,7 +16,7 @@ from mooer_tk.data.kaldi_dir import read_table
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.errors import UserError
 from mooer_tk.llm.prompt import Prompt
-from mooer_tk.llm.speech_llm import Batch
+from mooer_tk.progress import log
 from mooer_tk.score.normalise import get_normaliser
 
 TASK_PARTS = {"asr": ("asr",), "ast": ("ast",), "asr_ast": ("asr", "ast")}
@@ -74,6 +74,12 @@ class Example:
     frames: int
     weight: float
     choice: tuple[int, int] | None = None  # instruction: which utterance, and which of `TASK_PARTS` this example is
+    classes: list[int] = field(default_factory=list)  # of the transcript, for a CTC head; empty where none is trained
+
+    @property
+    def place(self) -> str:
+        """The file that holds it."""
+        return f"{self.shards.folder}/{self.shards.entries[self.utt].shard}"
 
     def positions(self, stack: int, prompt: int) -> int:
         """Positions that the LLM sees at the most: speech, prompt and answer."""
@@ -81,11 +87,19 @@ class Example:
 
 
 def load_examples(
-    sources: list[Source], config: DataConfig, prompt: Prompt, tokenizer: Any, report: Path, *, max_skip: float = 0.1
+    sources: list[Source],
+    config: DataConfig,
+    prompt: Prompt,
+    tokenizer: Any,
+    report: Path | None,
+    *,
+    max_skip: float = 0.1,
+    state_ms: float = 0.0,
 ) -> list[Example]:
-    """Pair states with texts; utterances without one of them are counted in `report`.
+    """Pair states (or audio, of which the encoder makes a state every `state_ms`) with texts.
 
-    ASR targets are normalised (normaliser "target-en"), translations keep their form (MooER's tutorial).
+    Utterances without one of them are counted in `report` (None: in the log alone). ASR targets are normalised
+    (normaliser "target-en"), translations keep their form (MooER's tutorial).
 
     Raises:
         UserError: a missing table or shard directory, nothing left to train on, or too many skips.
@@ -112,15 +126,20 @@ def load_examples(
                 continue
             # A leading blank gives the words of a transcript the same tokens wherever they stand.
             transcript = tokenizer.encode(" " + texts["asr"], add_special_tokens=False) if "asr" in texts else []
-            frames = shards.entries[utt].shape[0]
+            entry = shards.entries[utt]
+            frames = round(1000 * entry.seconds / state_ms) if state_ms else entry.shape[0]
             drawn += len(tasks) > 1
             for number, task in enumerate(tasks):
                 answer = prompt.answer([texts[part] for part in TASK_PARTS[task]], tokenizer)
                 choice = (drawn, number) if len(tasks) > 1 else None
                 examples.append(Example(utt, task, shards, answer, transcript, frames, source.weight, choice))
-    print(skips.check(total, report))
+    summary = skips.check(total, report)
+    if report:
+        log(summary)
     if not examples:
-        raise UserError(f"nothing to train on: all {total} utterances were skipped, see {report}.")
+        raise UserError(
+            f"nothing to train on: all {total} utterances were skipped{f', see {report}' if report else ''}."
+        )
     return examples
 
 
@@ -133,58 +152,15 @@ def _unfit(texts: dict[str, str], seconds: float, config: DataConfig) -> str:
     return ""
 
 
-def plan_epoch(
-    examples: list[Example], config: DataConfig, *, stack: int, prompt: int, seed: int, epoch: int
-) -> list[list[int]]:
-    """The batches of one pass: lists of indices into `examples`, a function of (seed, epoch) alone.
-
-    Utterances are drawn by weight, shuffled, sorted by length within pools of many batches, cut to the budget of
-    padded positions, and the batches shuffled again: little padding, and every epoch is different.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    weights = np.array([example.weight for example in examples])
-    # Of the examples of an instruction source, one a pass and utterance counts.
-    draws = rng.integers(len(TASK_PARTS), size=1 + max((e.choice[0] for e in examples if e.choice), default=0))
-    weights *= [e.choice is None or draws[e.choice[0]] == e.choice[1] for e in examples]
-    copies = np.floor(weights + rng.random(len(examples))).astype(int)
-    order = rng.permutation(np.repeat(np.arange(len(examples)), copies))
-    sizes = np.array([example.positions(stack, prompt) for example in examples])
-    batches: list[list[int]] = []
-    pool = 50 * config.batch_utts
-    for first in range(0, len(order), pool):
-        chunk = order[first : first + pool]
-        batch: list[int] = []
-        for index in chunk[np.argsort(sizes[chunk], kind="stable")]:
-            # Sorted upwards: the newcomer is the longest, so it sets the padded size.
-            if batch and (len(batch) == config.batch_utts or sizes[index] * (len(batch) + 1) > config.batch_positions):
-                batches.append(batch)
-                batch = []
-            batch.append(int(index))
-        if batch:
-            batches.append(batch)
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def collate(examples: list[Example], classes_of: Any = None) -> Batch:
-    """Read the states of a few examples and pad them; `classes_of` maps transcripts to the CTC head's classes."""
-    states = [torch.from_numpy(example.shards[example.utt].astype(np.float32)) for example in examples]
-    return Batch(
-        utts=[example.utt for example in examples],
-        states=torch.nn.utils.rnn.pad_sequence(states, batch_first=True),
-        lengths=torch.tensor([len(one) for one in states]),
-        tasks=[example.task for example in examples],
-        answers=[example.answer for example in examples],
-        targets=[classes_of(example.transcript) if classes_of else [] for example in examples],
-    )
-
-
-def state_statistics(examples: list[Example], most: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
+def state_statistics(
+    examples: list[Example], states_of: Callable[[Example], torch.Tensor], most: int = 2000
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-dimension mean and deviation (D,) of the states of at most `most` examples, chosen by hash of their ids."""
     chosen = sorted(examples, key=lambda e: hashlib.sha1(e.utt.encode()).digest())[:most]
     total = square = torch.zeros((), dtype=torch.float64)
     frames = 0
     for example in chosen:
-        states = torch.from_numpy(example.shards[example.utt].astype(np.float64))
+        states = states_of(example).double().cpu()
         total, square, frames = total + states.sum(0), square + states.square().sum(0), frames + len(states)
     mean = total / frames
     return mean.float(), (square / frames - mean.square()).clamp_min(0).sqrt().float()

@@ -1,4 +1,4 @@
-"""The training loop: one optimizer, whole-batch loss normalisation, dev scores, checkpoints, exact resume."""
+"""The training loop: whole-batch loss normalisation, dev scores, checkpoints, exact resume, and errors that name."""
 
 from __future__ import annotations
 
@@ -10,235 +10,269 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import Dataset
 
-from mooer_tk.config import OptimConfig, TrainConfig
-from mooer_tk.data.atomic import write_text
-from mooer_tk.errors import UserError, nearest
-from mooer_tk.llm.speech_llm import Batch
+from mooer_tk.config import TrainConfig
+from mooer_tk.errors import UserError
+from mooer_tk.llm.speech_llm import Batch, Fill
 from mooer_tk.progress import log, track
-from mooer_tk.train.checkpoints import list_checkpoints, load_optimizer, load_weights, save_checkpoint
+from mooer_tk.train.batches import Place, stream
+from mooer_tk.train.checkpoints import list_checkpoints, restore, save_checkpoint
+from mooer_tk.train.engine import build_engine
+from mooer_tk.train.processes import Processes
+from mooer_tk.train.schedule import learning_rate
+from mooer_tk.train.watch import TrainLog, Window, memory_gib, peak_flops, step_facts, time_left
 
-SCHEDULES = ("cosine", "warmup_decay")
+NO_MEMORY = ("out of memory", "can't allocate memory")
 
 
 class Objective(Protocol):
-    """What a run trains: the loop knows nothing else of it."""
+    """What a run trains: the loop knows nothing else of it.
+
+    Attributes:
+        module: a batch -> name -> (summed loss, tokens).
+        weights: name -> weight of that loss per token.
+        reader: (epoch, indices) -> a micro-batch.
+    """
 
     module: nn.Module
+    weights: dict[str, float]
+    reader: Dataset
 
     def groups(self) -> list[dict]:
-        """Parameter groups for AdamW; "lr_scale" multiplies the schedule."""
+        """Parameter groups; "lr_scale" multiplies the schedule."""
 
-    def plan(self, epoch: int) -> list[list[int]]:
-        """The batches of an epoch, a function of the epoch alone."""
+    def plan(self, epoch: int, processes: int) -> list[list[int]]:
+        """The micro-batches of an epoch, a function of the two alone."""
 
-    def batch(self, indices: list[int]) -> Batch:
-        """Read one micro-batch."""
+    def heaviest_first(self, plan: list[list[int]]) -> list[list[int]]:
+        """The batches of a plan, those that need the most memory first."""
 
-    def losses(self, batch: Batch) -> dict[str, tuple[Tensor, float]]:
-        """name -> (summed loss, weight): the step's loss is the sum over names of weight * sum / count."""
+    def ready(self, batch: Batch, device: torch.device) -> Batch:
+        """The batch on the device, with its states."""
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """name -> count of `losses`, known before any of them is computed."""
+        """name -> tokens of its losses, known before any of them is computed."""
 
-    def evaluate(self) -> dict[str, float]:
+    def work(self, batch: Batch) -> tuple[Fill, float]:
+        """How the batch that just went through filled the model, and its floating-point operations."""
+
+    def evaluate(self, processes: Processes, in_step: bool) -> dict[str, float]:
         """Dev scores; "criterion" (lower is better) chooses the checkpoints that are kept."""
 
 
-def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
-    """The learning rate of a step, counted from 1.
-
-    cosine: a linear warm-up, then a cosine to `min_lr_share` of the peak. warmup_decay: DeepSpeed's WarmupDecayLR, a
-    logarithmic warm-up, ln(step) / ln(warmup_steps) of the peak, then a line to 0 at `decay_steps` (MooER's schedule).
-
-    Raises:
-        UserError: an unknown schedule.
-    """
-    if config.schedule not in SCHEDULES:
-        raise UserError(f"optim.schedule '{config.schedule}' is unknown: {nearest(config.schedule, SCHEDULES)}")
-    if config.schedule == "warmup_decay":
-        if step < config.warmup_steps:
-            return config.lr * math.log(step) / math.log(config.warmup_steps)
-        end = config.decay_steps or steps
-        return config.lr * max(0.0, (end - step) / max(end - config.warmup_steps, 1))
-    if step <= config.warmup_steps:
-        return config.lr * step / config.warmup_steps
-    done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
-    return config.lr * (config.min_lr_share + (1 - config.min_lr_share) * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-class Window:
-    """The losses of the steps since the last line of the log: one batch alone says little, as its lengths are alike."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-        self.seconds = 0.0
-
-    def add(self, sums: dict[str, float], counts: dict[str, int], seconds: float) -> None:
-        """Take one step in."""
-        for name, count in counts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + sums.get(name, 0.0)
-            self.counts[name] = self.counts.get(name, 0) + count
-        self.seconds += seconds
-
-    def means(self) -> dict[str, float]:
-        """Loss per token by name, the first one as "loss" too, and the tokens of that one per second."""
-        means = {f"loss_{name}": round(total / max(self.counts[name], 1), 4) for name, total in self.sums.items()}
-        main = next(iter(self.counts))
-        return {"loss": means[f"loss_{main}"], **means, "tokens_per_s": round(self.counts[main] / self.seconds, 1)}
-
-
 class Trainer:
-    """Runs one objective to its last step in `folder`.
+    """Runs one objective to its last step in `folder`, alone or as one of several processes.
 
-    The directory gets `train.jsonl` (a line every `log_every` steps and every evaluation) and `checkpoints/`. Started
-    again, it goes on from the newest checkpoint as if it had never stopped: weights, optimizer, random state and place
-    in the data continue, and lines of the log past the checkpoint are dropped.
+    The directory gets `train.jsonl` (a line every `log_every` steps and every evaluation), `tensorboard/` and
+    `checkpoints/`. Started again, it goes on from the newest checkpoint as if it had never stopped: weights, optimizer,
+    random state and place in the data continue, and lines of the log past the checkpoint are dropped.
     """
 
-    def __init__(self, objective: Objective, config: TrainConfig, folder: Path) -> None:
-        self.objective = objective
-        self.config = config
-        self.log_path = folder / "train.jsonl"
-        self.checkpoints = folder / "checkpoints"
-        self.optimizer = torch.optim.AdamW(
-            objective.groups(),
-            lr=config.optim.lr,
-            betas=tuple(config.optim.betas),
-            weight_decay=config.optim.weight_decay,
-        )
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.step = self.epoch = self.position = 0
-        self.lines: list[dict] = []
+    def __init__(
+        self, objective: Objective, config: TrainConfig, folder: Path, processes: Processes | None = None
+    ) -> None:
+        self.objective, self.config, self.folder = objective, config, folder
+        self.processes = processes or Processes()
+        self.engine = build_engine(objective.module, objective.groups(), config, self.processes)
+        self.step, self.place = 0, (0, 0)
+        self.bad_steps = 0
+        self.log: TrainLog | None = None
 
     def run(self) -> dict[str, float]:
-        """Train to the last step; returns the last dev scores.
+        """Train to the last step, or until `patience` ends; returns the last dev scores.
 
         Raises:
-            UserError: a loss or gradient that is not finite (the utterances are named).
+            UserError: a loss or gradient that is not finite, or too little memory (the utterances are named).
         """
-        torch.manual_seed(self.config.seed)
-        self._resume()
-        stream = self._micro_batches()
-        window, begun = Window(), time.monotonic()
-        what = f"training {self.checkpoints.parent}"
-        last = self.lines[-1] if self.lines else {}
-        scores = {name: value for name, value in last.items() if name not in ("kind", "step", "epoch")}
-        for _ in track(range(self.step, self.config.steps), what, self.config.steps, done=self.step, unit="step"):
+        torch.manual_seed(self.config.seed + self.processes.rank)
+        scores = self._resume()
+        config = self.config
+        batches = stream(
+            self.objective.reader,
+            lambda epoch: self.objective.plan(epoch, self.processes.size),
+            self.processes,
+            self.place,
+            config.data.workers,
+        )
+        window, begun, first = Window(), time.monotonic(), self.step
+        steps = range(self.step, 0 if self._has_stalled() else config.steps)
+        if self.processes.main:
+            steps = track(steps, f"training {self.folder}", config.steps, done=self.step, unit="step")
+        for _ in steps:
             started = time.monotonic()
-            sums, counts, facts = self._one_step(stream)
-            window.add(sums, counts, time.monotonic() - started)
-            if self.step % self.config.log_every == 0:
-                now = round(time.monotonic() - begun, 1)
-                self._log(
-                    {"kind": "train", "step": self.step, "epoch": self.epoch, **window.means(), **facts, "seconds": now}
-                )
+            found = self._one_step(batches)
+            if found:
+                window.add(*found[:2], time.monotonic() - started, found[2])
+            if self.step % config.log_every == 0 and window.counts:
+                seconds = time.monotonic() - begun
+                self._tell(window, found, seconds, time_left(seconds, self.step - first, config.steps - self.step))
                 window = Window()
-            if self.step % self.config.eval_every == 0 or self.step == self.config.steps:
+            last = self.step == config.steps
+            if last or self.step % config.eval_every == 0:
                 scores = self._evaluate()
-                # A run that goes on from this checkpoint starts with an empty window too.
-                window = Window()
+                self._save(scores)
+                if self._has_stalled():
+                    log(f"step {self.step}: no better dev scores in {config.patience} evaluations: stopping early")
+                    break
+            elif config.save_every and self.step % config.save_every == 0:
+                self._save({})
+            else:
+                continue
+            # A run that goes on from this checkpoint starts with an empty window too.
+            window = Window()
+        if self.log:
+            self.log.close()
         return scores
 
-    def _one_step(self, stream: Iterator[Batch]) -> tuple[dict[str, float], dict[str, int], dict[str, float]]:
+    def try_step(self) -> dict[str, float]:
+        """One step without a trace on the disk, for a look at what a run would do: its loss, speed and memory."""
+        # What the heaviest batches need is what the run needs.
+        worst = self.objective.heaviest_first(self.objective.plan(0, self.processes.size))
+        batches = stream(self.objective.reader, lambda _: worst, self.processes, (0, 0), 0)
+        started = time.monotonic()
+        found = self._one_step(batches)
+        if not found:
+            raise UserError("the loss of the first step is not finite: see bad_steps.jsonl.")
+        window = Window()
+        window.add(*found[:2], time.monotonic() - started, found[2])
+        return {**window.means(), **window.speed(self._peak()), "memory_gib": memory_gib(self.processes.device)}
+
+    def _one_step(self, stream: Iterator[tuple[Batch, Place]]) -> tuple[dict, dict, dict] | None:
+        """Summed losses, tokens and facts of one optimizer step of all processes; None when it was passed over."""
         self.objective.module.train()
-        batches = [next(stream) for _ in range(self.config.accumulate)]
-        counts: dict[str, int] = {}
+        device = self.processes.device
+        batches, places = zip(*(next(stream) for _ in range(self.config.accumulate)), strict=True)
+        self._name_lost(batches)
+        own = [{} if batch.void else self.objective.counts(batch) for batch in batches]
+        counts = self.processes.sums(_add(own))
+        sums: list[dict[str, float]] = []
+        work = []
         for batch in batches:
-            for name, count in self.objective.counts(batch).items():
-                counts[name] = counts.get(name, 0) + count
-        sums: dict[str, float] = {}
-        for batch in batches:
-            losses = self.objective.losses(batch)
-            for name, (total, _) in losses.items():
-                sums[name] = sums.get(name, 0.0) + total.item()
-            sum(total * weight / max(counts[name], 1) for name, (total, weight) in losses.items()).backward()
-        norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.optim.clip))
-        if not math.isfinite(norm + sum(sums.values())):
-            utts = ", ".join(utt for batch in batches for utt in batch.utts)
+            try:
+                losses = self.engine(self.objective.ready(batch, device))
+                share = {name: 0.0 if batch.void else weight for name, weight in self.objective.weights.items()}
+                loss = sum(total * share[name] / max(counts.get(name, 0), 1) for name, (total, _) in losses.items())
+                self.engine.backward(loss)
+            except (RuntimeError, MemoryError) as error:
+                raise self._explained(error, batch) from error
+            sums.append({} if batch.void else {name: total.item() for name, (total, _) in losses.items()})
+            work.append(self.objective.work(batch))
+        facts = step_facts(work)
+        totals = self.processes.sums({**_add(sums), **{f"/{name}": value for name, value in facts.items()}})
+        facts = {name: totals.pop(f"/{name}") for name in facts}
+        rate = learning_rate(self.step + 1, self.config.optim, self.config.steps)
+        finite = math.isfinite(sum(totals.values()))
+        norm = self.engine.step(rate) if finite else math.nan
+        self.step, self.place = self.step + 1, places[-1]
+        if not math.isfinite(norm):
+            self._bad_step(batches, totals, norm)
+            return None
+        return totals, counts, {**facts, "lr": rate, "grad_norm": round(norm, 3)}
+
+    def _bad_step(self, batches: tuple[Batch, ...], sums: dict[str, float], norm: float) -> None:
+        self.engine.forget()
+        self.bad_steps += 1
+        utts = self.processes.gather_all([utt for batch in batches for utt in batch.utts])
+        found = f"the loss ({sums}) or the gradient norm ({norm}) is not finite"
+        if self.processes.main:
+            with (self.folder / "bad_steps.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, "sums": str(sums), "norm": str(norm), "utts": utts}) + "\n")
+        if self.bad_steps > self.config.max_bad_steps:
             raise UserError(
-                f"step {self.step + 1}: the loss ({sums}) or the gradient norm ({norm}) is not finite, on {utts}. "
+                f"step {self.step}: {found}, on {', '.join(utts)} (also in {self.folder}/bad_steps.jsonl). "
                 "Look at these utterances, or lower the learning rate; the last checkpoint is sound."
             )
-        self.step += 1
-        rate = learning_rate(self.step, self.config.optim, self.config.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return sums, counts, {"lr": rate, "grad_norm": round(norm, 3)}
+        if self.processes.main:
+            log(f"step {self.step} passed over ({self.bad_steps} of {self.config.max_bad_steps}): {found}")
 
-    def _micro_batches(self) -> Iterator[Batch]:
-        while True:
-            plan = self.objective.plan(self.epoch)
-            if not plan:
-                raise UserError("an epoch without a single batch: are all source weights 0?")
-            while self.position < len(plan):
-                self.position += 1
-                yield self.objective.batch(plan[self.position - 1])
-            self.epoch, self.position = self.epoch + 1, 0
+    def _explained(self, error: Exception, batch: Batch) -> Exception:
+        """A lack of memory as a UserError that names the batch and the settings; other errors as they are."""
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(m in str(error) for m in NO_MEMORY):
+            return error
+        frames = int(batch.lengths.max()) if batch.lengths is not None else max(map(len, batch.features))
+        return UserError(
+            f"step {self.step + 1}: out of memory on {len(batch.utts)} utterances of at most {frames} frames: "
+            f"{', '.join(batch.utts)}. Lower data.batch_positions (now {self.config.data.batch_positions}) and raise "
+            "accumulate, set checkpointing=true, or lower data.max_seconds. The same command goes on after the last "
+            f"checkpoint. ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        )
+
+    def _name_lost(self, batches: tuple[Batch, ...]) -> None:
+        lost = {utt: reason for batch in batches for utt, reason in batch.lost.items()}
+        if not lost:
+            return
+        # Each process names its own; a line is written at once, so that they do not mix.
+        with (self.folder / "lost.tsv").open("a", encoding="utf-8") as file:
+            file.write("".join(f"{utt}\t{' '.join(reason.split())}\n" for utt, reason in lost.items()))
+        log(f"step {self.step + 1}: {len(lost)} utterances cannot be read ({self.folder}/lost.tsv): {', '.join(lost)}")
+
+    def _tell(self, window: Window, found: tuple[dict, dict, dict] | None, seconds: float, left: str) -> None:
+        if not self.log:
+            return
+        facts = {name: found[2][name] for name in ("lr", "grad_norm")} if found else {}
+        line = {"kind": "train", "step": self.step, "epoch": self.place[0], **window.means(), **facts}
+        line |= {**window.speed(self._peak()), "memory_gib": memory_gib(self.processes.device)}
+        self.log.add({**line, "seconds": round(seconds, 1), "left": left})
+
+    def _peak(self) -> float:
+        return self.processes.size * peak_flops(self.processes.device, self.config.precision)
 
     def _evaluate(self) -> dict[str, float]:
         self.objective.module.eval()
         # Generation and dropout-free passes must not shift the training's random numbers.
-        state = torch.get_rng_state()
-        with torch.no_grad():
-            scores = {name: round(value, 4) for name, value in self.objective.evaluate().items()}
-        torch.set_rng_state(state)
-        self._log({"kind": "dev", "step": self.step, "epoch": self.epoch, **scores})
-        place = {"step": self.step, "epoch": self.epoch, "position": self.position, **scores}
-        save_checkpoint(self.checkpoints, place, self._weights(), self.optimizer.state_dict(), keep=self.config.keep)
+        with torch.random.fork_rng(), torch.no_grad():
+            found = self.objective.evaluate(self.processes, self.engine.in_step)
+        scores = {name: round(value, 4) for name, value in found.items()}
+        if self.log:
+            self.log.add({"kind": "dev", "step": self.step, "epoch": self.place[0], **scores})
         return scores
 
-    def _weights(self) -> dict[str, Tensor]:
-        module = self.objective.module
-        trained = {id(p) for p in self.trained}
-        weights = {name: p for name, p in module.named_parameters() if id(p) in trained}
-        return {**weights, **_persistent_buffers(module)}
+    def _save(self, scores: dict[str, float]) -> None:
+        epoch, position = self.place
+        state = {"step": self.step, "epoch": epoch, "position": position, "bad_steps": self.bad_steps, **scores}
+        save_checkpoint(
+            self.folder / "checkpoints",
+            state,
+            self.engine,
+            self.processes,
+            keep=self.config.keep,
+            keep_last=self.config.keep_last,
+        )
 
-    def _resume(self) -> None:
-        found = list_checkpoints(self.checkpoints)
-        if not found:
-            write_text(self.log_path, "")
-            return
-        path, state = found[-1]
-        module = self.objective.module
-        weights = load_weights(path)
-        expected = self._weights()
-        if set(weights) != set(expected):
-            raise UserError(
-                f"{path} is of another model: {sorted(set(weights) ^ set(expected))[:5]}; choose another --out."
+    def _resume(self) -> dict[str, float]:
+        """Go on from the newest checkpoint; the dev scores of the last evaluation before it."""
+        found = list_checkpoints(self.folder / "checkpoints")
+        self.processes.wait()
+        if found:
+            path, state = found[-1]
+            restore(path, state, self.engine, self.processes)
+            self.step, self.place, self.bad_steps = (
+                state["step"],
+                (state["epoch"], state["position"]),
+                state["bad_steps"],
             )
-        module.load_state_dict(weights, strict=False)
-        saved = load_optimizer(path)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
-        self.lines = [line for line in _read_log(self.log_path) if line["step"] <= self.step]
-        write_text(self.log_path, "".join(json.dumps(line) + "\n" for line in self.lines))
-        log(f"going on from {path}")
+            if self.processes.main:
+                log(f"going on from {path}")
+        if not self.processes.main:
+            return {}
+        self.log = TrainLog(self.folder, self.step)
+        last = self.log.dev_scores()[-1:]
+        return {name: value for line in last for name, value in line.items() if name not in ("kind", "step", "epoch")}
 
-    def _log(self, line: dict) -> None:
-        self.lines.append(line)
-        with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        shown = " ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items() if k != "kind")
-        log(f"{line['kind']}: {shown}")
-
-
-def _persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
-    kept = set(module.state_dict())
-    return {name: buffer for name, buffer in module.named_buffers() if name in kept and not name.startswith("llm.")}
+    def _has_stalled(self) -> bool:
+        """True when the best dev scores lie `patience` evaluations back; the first process tells the others."""
+        if not self.config.patience:
+            return False
+        scores = [line["criterion"] for line in self.log.dev_scores()] if self.log else []
+        stalled = bool(scores) and len(scores) - 1 - scores.index(min(scores)) >= self.config.patience
+        return self.processes.gather(stalled)[0]
 
 
-def _read_log(path: Path) -> list[dict]:
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            # The process was killed while it wrote this line; the checkpoint is older, so the line comes again.
-            continue
-    return lines
+def _add(some: list[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for one in some:
+        for name, value in one.items():
+            total[name] = total.get(name, 0) + value
+    return total

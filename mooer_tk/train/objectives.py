@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
 from mooer_tk.config import DecodeConfig, TrainConfig
 from mooer_tk.decode.generate import generate
-from mooer_tk.llm.speech_llm import Batch, SpeechLLM
+from mooer_tk.encoders.base import SpeechEncoder
+from mooer_tk.errors import UserError
+from mooer_tk.features.augment import Augmenter
+from mooer_tk.llm.counting import training_flops
+from mooer_tk.llm.speech_llm import Batch, Fill, SpeechLLM
 from mooer_tk.progress import log
 from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import get_normaliser
 from mooer_tk.score.translation import translation
-from mooer_tk.train.examples import Example, collate, plan_epoch
+from mooer_tk.train.batches import Reader, plan_epoch, with_states
+from mooer_tk.train.examples import Example
+from mooer_tk.train.processes import Processes
 
 EVAL_UTTS = 64
 
 
-def report_ctc(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> None:
-    """Log what the CTC loss cannot learn: tokens that the head lacks, and utterances with more tokens than frames.
+def set_classes(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> None:
+    """Give examples their CTC targets, and log what the loss cannot learn: tokens that the head lacks, and utterances
+    with more tokens than frames.
 
     Args:
         examples: what is trained on.
@@ -31,7 +41,7 @@ def report_ctc(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> No
     tokens = unknown = 0
     long = []
     for example in examples:
-        classes = head.classes_of(example.transcript)
+        example.classes = classes = head.classes_of(example.transcript)
         tokens, unknown = tokens + len(example.transcript), unknown + len(example.transcript) - len(classes)
         # A blank must stand between two equal classes.
         needed = len(classes) + sum(one == other for one, other in pairwise(classes))
@@ -44,8 +54,84 @@ def report_ctc(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> No
         log(f"CTC: {len(long)} of {len(examples)} utterances have more tokens than frames: no loss: {few}")
 
 
-class WarmStart:
+class SpeechObjective:
+    """What both have in common: examples, where their states come from, and how they are put into batches.
+
+    Args:
+        train: what is trained on.
+        dev: what dev scores are taken from.
+        config: the run's settings.
+        encoder: computes the states of audio shards; None where states are cached.
+        rate: encoder states per embedding.
+        prompt: positions of the LLM that an utterance takes beside its speech and its answer.
+    """
+
+    def __init__(
+        self,
+        train: list[Example],
+        dev: list[Example],
+        config: TrainConfig,
+        encoder: SpeechEncoder | None,
+        *,
+        rate: int,
+        prompt: int,
+    ) -> None:
+        self.train, self.dev, self.config, self.encoder = train, dev, config, encoder
+        self.rate, self.prompt = rate, prompt
+        augmenter = Augmenter(config.augment, config.seed)
+        if augmenter.active and encoder is None:
+            raise UserError(
+                "train.augment changes audio, but states are cached: make shards with mooer states --audio."
+            )
+        # Readers are other processes, which cannot touch what lies on a GPU.
+        front = copy.deepcopy(encoder) if torch.cuda.is_available() else encoder
+        self.reader = Reader(train, front, augmenter if augmenter.active else None)
+        self.plan = lru_cache(2)(self._plan)
+
+    def _plan(self, epoch: int, processes: int = 1) -> list[list[int]]:
+        config = self.config
+        return plan_epoch(
+            self.train,
+            config.data,
+            stack=self.rate,
+            prompt=self.prompt,
+            seed=config.seed,
+            epoch=epoch,
+            processes=processes,
+        )
+
+    def heaviest_first(self, plan: list[list[int]]) -> list[list[int]]:
+        """The batches of a plan, those with the most positions first."""
+        sizes = [example.positions(self.rate, self.prompt) for example in self.train]
+        return sorted(plan, key=lambda batch: -len(batch) * max(sizes[i] for i in batch))
+
+    def ready(self, batch: Batch, device: torch.device) -> Batch:
+        """Bring a batch to the device, and let the encoder run if its states are not cached."""
+        return with_states(batch, self.encoder, device)
+
+    def dev_batches(self, size: int, processes: Processes, in_step: bool) -> list[list[Example]]:
+        """This process's share of the dev set, in batches of like lengths; all of it where all must keep step."""
+        ordered = sorted(self.dev, key=lambda example: example.frames)
+        batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        return batches if in_step else batches[processes.rank :: processes.size]
+
+
+class WarmStartModel(nn.Module):
+    """Adapter and head as one module: a batch in, its CTC loss out."""
+
+    def __init__(self, adapter: nn.Module, head: EmbeddingCTCHead) -> None:
+        super().__init__()
+        self.adapter, self.head = adapter, head
+
+    def forward(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+        """The summed CTC loss and its target tokens."""
+        return {"ctc": self.head.loss(*self.adapter(batch.states, batch.lengths), batch.targets)}
+
+
+class WarmStart(SpeechObjective):
     """CTC of the adapter's output against the LLM's token embeddings; the LLM itself never runs."""
+
+    weights = {"ctc": 1.0}
 
     def __init__(
         self,
@@ -55,51 +141,46 @@ class WarmStart:
         train: list[Example],
         dev: list[Example],
         config: TrainConfig,
+        encoder: SpeechEncoder | None = None,
     ) -> None:
-        self.adapter, self.head, self.tokenizer = adapter, head, tokenizer
-        self.module = nn.ModuleDict({"adapter": adapter, "head": head})
-        self.train, self.dev, self.config = train, dev, config
-        report_ctc(train, head, adapter.rate)
+        super().__init__(train, dev, config, encoder, rate=adapter.rate, prompt=0)
+        self.module, self.tokenizer = WarmStartModel(adapter, head), tokenizer
+        set_classes(train, head, adapter.rate)
 
     def groups(self) -> list[dict]:
         """One group: adapter and head."""
         return [{"params": list(self.module.parameters()), "lr_scale": 1.0}]
 
-    def plan(self, epoch: int) -> list[list[int]]:
-        """Batches by embeddings; the LLM's prompt costs nothing here."""
-        data, seed = self.config.data, self.config.seed
-        return plan_epoch(self.train, data, stack=self.adapter.rate, prompt=0, seed=seed, epoch=epoch)
-
-    def batch(self, indices: list[int]) -> Batch:
-        """Read one micro-batch."""
-        return collate([self.train[i] for i in indices], self.head.classes_of)
-
     def counts(self, batch: Batch) -> dict[str, int]:
         """Target tokens."""
         return {"ctc": sum(len(target) for target in batch.targets)}
 
-    def losses(self, batch: Batch) -> dict[str, tuple[Tensor, float]]:
-        """The CTC loss alone."""
-        loss, _ = self.head.loss(*self.adapter(batch.states, batch.lengths), batch.targets)
-        return {"ctc": (loss, 1.0)}
+    def work(self, batch: Batch) -> tuple[Fill, float]:
+        """How the batch filled the adapter, and the floating-point operations of its training."""
+        sizes = (batch.lengths // self.rate).clamp_min(1)
+        fill = Fill(int(sizes.sum()), 0, int(len(sizes) * sizes.max()))
+        trained = sum(p.numel() for p in self.module.parameters()) + self.module.head.rows.numel()
+        return fill, 6.0 * trained * fill.positions
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
         """Dev CTC loss and CTC-greedy WER against the dev transcripts."""
-        total, count, refs, hyps = 0.0, 0, {}, {}
-        for first in range(0, len(self.dev), EVAL_UTTS):
-            some = self.dev[first : first + EVAL_UTTS]
-            batch = collate(some, self.head.classes_of)
-            outputs = self.adapter(batch.states, batch.lengths)
-            loss, tokens = self.head.loss(*outputs, batch.targets)
-            total, count = total + float(loss), count + tokens
-            for example, ids in zip(some, self.head.greedy(*outputs), strict=True):
-                refs[example.utt] = self.tokenizer.decode(example.transcript)
-                hyps[example.utt] = self.tokenizer.decode(ids)
+        sums = {"loss": 0.0, "tokens": 0}
+        texts: list[tuple[str, str, str]] = []
+        for some in self.dev_batches(EVAL_UTTS, processes, in_step):
+            batch = self.ready(Reader(some, self.reader.encoder).read(some), processes.device)
+            outputs = self.module.adapter(batch.states, batch.lengths)
+            loss, tokens = self.module.head.loss(*outputs, [self.module.head.classes_of(e.transcript) for e in some])
+            sums = {"loss": sums["loss"] + float(loss), "tokens": sums["tokens"] + tokens}
+            for example, ids in zip(some, self.module.head.greedy(*outputs), strict=True):
+                texts.append((example.utt, self.tokenizer.decode(example.transcript), self.tokenizer.decode(ids)))
+        if not in_step:
+            sums, texts = processes.sums(sums), processes.gather_all(texts)
+        refs, hyps = {utt: ref for utt, ref, _ in texts}, {utt: hyp for utt, _, hyp in texts}
         wer = error_rate(refs, hyps, unit="word", normaliser=get_normaliser("whisper-en")).rate
-        return {"loss": total / max(count, 1), "wer": wer, "criterion": wer}
+        return {"loss": sums["loss"] / max(sums["tokens"], 1), "wer": wer, "criterion": wer}
 
 
-class Instruct:
+class Instruct(SpeechObjective):
     """Cross-entropy of the answers through the LLM, with the adapter's CTC loss beside it if asked for."""
 
     def __init__(
@@ -109,45 +190,28 @@ class Instruct:
         dev: list[Example],
         config: TrainConfig,
         decode: DecodeConfig,
+        encoder: SpeechEncoder | None = None,
     ) -> None:
-        self.model, self.module = model, model
-        self.train, self.dev, self.config = train, dev, config
+        tasks = {example.task for example in train}
+        prompt = max(sum(map(len, model.prompt.around(t, model.tokenizer))) for t in tasks)
+        super().__init__(train, dev, config, encoder, rate=model.adapter.rate, prompt=prompt)
+        self.module = model
+        self.weights = {"ce": 1.0, "ctc": config.ctc_weight}
+        model.pack, model.precision = config.data.pack_positions, config.precision
         # Greedy search tells checkpoints apart as well as a beam does, at a quarter of its time.
         self.decode = DecodeConfig(**{**vars(decode), "beam": 1})
-        if self.with_ctc:
-            report_ctc(train, model.head, model.adapter.rate)
-        tasks = {example.task for example in train}
-        self.prompt_tokens = max(sum(map(len, model.prompt.around(t, model.tokenizer))) for t in tasks)
-
-    @property
-    def with_ctc(self) -> bool:
-        """Whether the adapter's CTC loss is taken too."""
-        return self.model.head is not None and self.config.ctc_weight > 0
+        if model.head is not None and config.ctc_weight > 0:
+            set_classes(train, model.head, model.adapter.rate)
 
     def groups(self) -> list[dict]:
         """The adapter's side, at its own share of the learning rate, and LoRA, if the LLM is not frozen."""
-        adapter = [p for n, p in self.model.named_parameters() if p.requires_grad and not n.startswith("llm.")]
-        lora = [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith("llm.")]
+        adapter = [p for n, p in self.module.named_parameters() if p.requires_grad and not n.startswith("llm.")]
+        lora = [p for n, p in self.module.named_parameters() if p.requires_grad and n.startswith("llm.")]
         groups = [
             {"params": adapter, "lr_scale": self.config.adapter_lr_scale},
             {"params": lora, "lr_scale": 1.0},
         ]
         return [group for group in groups if group["params"]]
-
-    def plan(self, epoch: int) -> list[list[int]]:
-        """Batches by the positions that the LLM sees."""
-        return plan_epoch(
-            self.train,
-            self.config.data,
-            stack=self.model.adapter.rate,
-            prompt=self.prompt_tokens,
-            seed=self.config.seed,
-            epoch=epoch,
-        )
-
-    def batch(self, indices: list[int]) -> Batch:
-        """Read one micro-batch."""
-        return collate([self.train[i] for i in indices], self.model.head.classes_of if self.with_ctc else None)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Answer tokens and, with CTC, target tokens."""
@@ -156,42 +220,33 @@ class Instruct:
             counts["ctc"] = sum(len(target) for target in batch.targets)
         return counts
 
-    def losses(self, batch: Batch) -> dict[str, tuple[Tensor, float]]:
-        """Cross-entropy with weight 1 and CTC with `ctc_weight`."""
-        weights = {"ce": 1.0, "ctc": self.config.ctc_weight}
-        return {name: (total, weights[name]) for name, (total, _) in self.model.losses(batch).items()}
+    def work(self, batch: Batch) -> tuple[Fill, float]:
+        """How the batch filled the LLM, and the floating-point operations of its training."""
+        answers = sum(len(answer) for answer in batch.answers)
+        return self.module.fill, training_flops(self.module, self.module.fill, answers)
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
         """Dev loss per answer token; WER of the asr and BLEU of the ast utterances, generated."""
-        total, count = 0.0, 0
-        texts: dict[str, dict[str, dict[str, str]]] = {"asr": {}, "ast": {}}
-        size = self.config.data.batch_utts
-        ordered = sorted(self.dev, key=lambda example: example.frames)
-        for first in range(0, len(ordered), size):
-            some = ordered[first : first + size]
-            batch = collate(some)
-            loss, tokens = self.model.losses(batch)["ce"]
-            total, count = total + float(loss), count + tokens
-            hypotheses = generate(
-                self.model, batch, self.decode, seconds=[e.shards.entries[e.utt].seconds for e in some]
-            )
-            for example, hypothesis in zip(some, hypotheses, strict=True):
+        sums = {"loss": 0.0, "tokens": 0}
+        texts: list[tuple[str, str, str, str]] = []
+        for some in self.dev_batches(self.config.data.batch_utts, processes, in_step):
+            batch = self.ready(Reader(some, self.reader.encoder).read(some), processes.device)
+            loss, tokens = self.module(batch)["ce"]
+            sums = {"loss": sums["loss"] + float(loss), "tokens": sums["tokens"] + tokens}
+            seconds = [e.shards.entries[e.utt].seconds for e in some]
+            for example, found in zip(some, generate(self.module, batch, self.decode, seconds=seconds), strict=True):
                 task = "ast" if example.task == "ast" else "asr"
-                reference = self.model.tokenizer.decode(example.answer[:-1])
-                answer = self.model.prompt.parts(reference, example.task)
-                texts[task].setdefault("ref", {})[example.utt] = answer[task]
-                texts[task].setdefault("hyp", {})[example.utt] = self.model.prompt.parts(
-                    hypothesis[0].text, example.task
-                )[task]
-        scores = {"loss": total / max(count, 1)}
-        if texts["asr"]:
+                reference = self.module.tokenizer.decode(example.answer[:-1])
+                ref, hyp = (self.module.prompt.parts(text, example.task)[task] for text in (reference, found[0].text))
+                texts.append((task, example.utt, ref, hyp))
+        if not in_step:
+            sums, texts = processes.sums(sums), processes.gather_all(texts)
+        scores = {"loss": sums["loss"] / max(sums["tokens"], 1)}
+        refs, hyps = ({t: {u: x[n] for k, u, *x in texts if k == t} for t in ("asr", "ast")} for n in (0, 1))
+        if refs["asr"]:
             normaliser = get_normaliser("whisper-en")
-            scores["wer"] = error_rate(
-                texts["asr"]["ref"], texts["asr"]["hyp"], unit="word", normaliser=normaliser
-            ).rate
-        if texts["ast"]:
-            scores["bleu"] = translation(
-                texts["ast"]["ref"], texts["ast"]["hyp"], normaliser=get_normaliser("none")
-            ).bleu.score
+            scores["wer"] = error_rate(refs["asr"], hyps["asr"], unit="word", normaliser=normaliser).rate
+        if refs["ast"]:
+            scores["bleu"] = translation(refs["ast"], hyps["ast"], normaliser=get_normaliser("none")).bleu.score
         # A recogniser is chosen by its errors, a mere translator by its loss (dev BLEU is noisy).
         return {**scores, "criterion": scores.get("wer", scores["loss"])}

@@ -64,7 +64,7 @@ def plain_loss(model, batch):
 def test_the_loss_is_that_of_full_logits_and_masked_labels(make_model, handover):
     model = shake_lora(make_model(handover))
     batch = make_batch(model, "abcde")
-    loss, tokens = model.losses(batch)["ce"]
+    loss, tokens = model(batch)["ce"]
     assert tokens == sum(map(len, batch.answers))
     torch.testing.assert_close(loss, plain_loss(model, batch), rtol=1e-5, atol=0)
 
@@ -72,8 +72,8 @@ def test_the_loss_is_that_of_full_logits_and_masked_labels(make_model, handover)
 @pytest.mark.parametrize("handover", ["raw", "posterior"])
 def test_the_loss_of_a_batch_is_the_sum_over_its_utterances(make_model, handover):
     model = shake_lora(make_model(handover, head=True))
-    together = model.losses(make_batch(model, "abcde", targets=True))
-    alone = [model.losses(make_batch(model, utt, targets=True)) for utt in "abcde"]
+    together = model(make_batch(model, "abcde", targets=True))
+    alone = [model(make_batch(model, utt, targets=True)) for utt in "abcde"]
     for name in ("ce", "ctc"):
         parts = [losses[name] for losses in alone if name in losses]
         torch.testing.assert_close(together[name][0], sum(loss for loss, _ in parts), rtol=1e-4, atol=1e-4)
@@ -84,9 +84,9 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_utterances(make_model, handover
 def test_the_speech_matters_to_the_loss(make_model):
     model = shake_lora(make_model())
     batch = make_batch(model, "abc")
-    before = model.losses(batch)["ce"][0]
+    before = model(batch)["ce"][0]
     batch.states = batch.states + 1
-    assert abs(model.losses(batch)["ce"][0] - before) > 1e-2
+    assert abs(model(batch)["ce"][0] - before) > 1e-2
 
 
 def test_a_step_moves_adapter_and_lora_and_no_weight_of_the_llm(make_model):
@@ -98,7 +98,7 @@ def test_a_step_moves_adapter_and_lora_and_no_weight_of_the_llm(make_model):
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     # LoRA's second matrix is zero at first, so that its first one moves from the second step on.
     for _ in range(2):
-        model.losses(batch)["ce"][0].backward()
+        model(batch)["ce"][0].backward()
         optimizer.step()
         optimizer.zero_grad()
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
@@ -113,7 +113,7 @@ def test_a_step_moves_adapter_and_lora_and_no_weight_of_the_llm(make_model):
 @pytest.mark.parametrize("handover", ["raw", "norm", "posterior"])
 def test_the_llms_loss_alone_teaches_the_adapter(make_model, handover):
     model = make_model(handover)
-    model.losses(make_batch(model, "abc"))["ce"][0].backward()
+    model(make_batch(model, "abc"))["ce"][0].backward()
     for name, parameter in model.adapter.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
@@ -139,7 +139,7 @@ def test_bfloat16_gives_nearly_the_loss_of_float32(tiny_llm, make_model):
     rough.adapter.load_state_dict(exact.adapter.state_dict())
     assert rough.llm.get_input_embeddings().weight.dtype == torch.bfloat16
     batch = make_batch(exact, "abcde")
-    losses = [model.losses(batch)["ce"][0].item() for model in (exact, rough)]
+    losses = [model(batch)["ce"][0].item() for model in (exact, rough)]
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
 
 
@@ -180,7 +180,7 @@ def test_checkpointing_gives_adapter_and_lora_the_same_gradients(make_model):
             model.llm.gradient_checkpointing_enable({"use_reentrant": False})
         assert model.llm.get_base_model().is_gradient_checkpointing == checkpointing
         model.zero_grad()
-        model.losses(batch)["ce"][0].backward()
+        model(batch)["ce"][0].backward()
         grads.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
     assert any(n.startswith("adapter.") for n in grads[0]) and any(".lora_" in n for n in grads[0])
     for name, grad in grads[0].items():
@@ -195,7 +195,7 @@ def test_bfloat16_products_give_nearly_the_same_loss_and_gradients(make_model):
     for precision in ("float32", "bfloat16"):
         model.precision = precision
         model.zero_grad()
-        total, _ = model.losses(batch)["ce"]
+        total, _ = model(batch)["ce"]
         total.backward()
         parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         assert all(part.dtype == torch.float32 for part in parts)

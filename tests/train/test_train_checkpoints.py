@@ -6,13 +6,28 @@ import os
 import pytest
 import torch
 
+from mooer_tk.config import TrainConfig
 from mooer_tk.errors import UserError
-from mooer_tk.train.checkpoints import average, best, list_checkpoints, load_optimizer, load_weights, save_checkpoint
+from mooer_tk.train.checkpoints import average, best, list_checkpoints, restore, save_checkpoint
+from mooer_tk.train.engine import TorchEngine
+from mooer_tk.train.processes import Processes
 
 
-def save(folder, step, criterion, weights=None, keep=2):
+def engine(weights):
+    """An engine of plain torch over some tensors: those of whole numbers are buffers."""
+    module = torch.nn.Module()
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            module.register_parameter(name, torch.nn.Parameter(tensor.clone(memory_format=torch.contiguous_format)))
+        else:
+            module.register_buffer(name, tensor.clone())
+    return TorchEngine(module, [{"params": list(module.parameters()), "lr_scale": 1.0}], TrainConfig(), Processes())
+
+
+def save(folder, step, criterion, weights=None, **kept):
+    state = {"step": step, **({} if criterion is None else {"criterion": criterion})}
     weights = weights or {"w": torch.full((2,), float(step))}
-    save_checkpoint(folder, {"step": step, "criterion": criterion}, weights, {"state": {}}, keep=keep)
+    save_checkpoint(folder, state, engine(weights), Processes(), **{"keep": 2, **kept})
 
 
 def steps(found):
@@ -26,6 +41,13 @@ def test_the_best_and_the_newest_are_kept(tmp_path):
     assert steps(best(list_checkpoints(tmp_path), 2)) == [2, 4]
 
 
+def test_the_newest_ones_are_kept_too_and_those_without_dev_scores_are_no_ones_best(tmp_path):
+    for step, criterion in ((1, 5.0), (2, None), (3, 6.0), (4, None), (5, None)):
+        save(tmp_path, step, criterion, keep=1, keep_last=2)
+    assert steps(list_checkpoints(tmp_path)) == [1, 4, 5]
+    assert steps(best(list_checkpoints(tmp_path), 3)) == [1]
+
+
 def test_of_equal_ones_the_later_is_better(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step, 5.0)
@@ -36,13 +58,28 @@ def test_of_equal_ones_the_later_is_better(tmp_path):
 def test_a_checkpoint_gives_back_weights_optimizer_and_random_state(tmp_path):
     torch.manual_seed(5)
     weights = {"a": torch.randn(3, 4).T, "n": torch.tensor([3, 4])}
-    state = torch.get_rng_state()
-    save(tmp_path, 7, 1.0, weights)
-    ((path, _),) = list_checkpoints(tmp_path)
-    for name, tensor in load_weights(path).items():
-        assert torch.equal(tensor, weights[name])
-    saved = load_optimizer(path)
-    assert saved["optimizer"] == {"state": {}} and torch.equal(saved["rng"], state)
+    trained = engine(weights)
+    trained.backward((trained.module.a**2).sum())
+    trained.step(0.1)
+    expected = torch.get_rng_state()
+    save_checkpoint(tmp_path, {"step": 7, "criterion": 1.0}, trained, Processes(), keep=1)
+    ((path, state),) = list_checkpoints(tmp_path)
+    again = engine({"a": torch.zeros(4, 3), "n": torch.zeros(2, dtype=torch.long)})
+    torch.manual_seed(9)
+    restore(path, state, again, Processes())
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert torch.equal(again.module.n, weights["n"]) and torch.equal(again.module.a, trained.module.a)
+    for one in (trained, again):
+        one.backward((one.module.a**2).sum())
+        one.step(0.1)
+    assert torch.equal(again.module.a, trained.module.a)
+
+
+def test_another_number_of_processes_is_refused(tmp_path):
+    save(tmp_path, 1, 1.0)
+    ((path, state),) = list_checkpoints(tmp_path)
+    with pytest.raises(UserError, match="of a run in 2 processes, this one has 1"):
+        restore(path, {**state, "processes": 2}, engine({"w": torch.ones(2)}), Processes())
 
 
 def test_what_a_kill_left_half_written_does_not_count_and_is_removed(tmp_path):
@@ -57,8 +94,10 @@ def test_what_a_kill_left_half_written_does_not_count_and_is_removed(tmp_path):
 
 def test_an_error_while_writing_leaves_the_others(tmp_path):
     save(tmp_path, 1, 1.0)
-    with pytest.raises(AttributeError):
-        save(tmp_path, 2, 1.0, {"w": "no tensor"})
+    broken = engine({"w": torch.ones(2)})
+    broken.save = lambda folder: (folder / "optimizer.pt" / "x").write_text("no such folder")
+    with pytest.raises(OSError):
+        save_checkpoint(tmp_path, {"step": 2, "criterion": 1.0}, broken, Processes(), keep=2)
     assert os.listdir(tmp_path) == ["step-000001"]
 
 
@@ -86,4 +125,4 @@ def test_nothing_to_average_and_different_models_are_user_errors(tmp_path):
 def test_the_state_of_a_checkpoint_can_be_read_by_a_person(tmp_path):
     save(tmp_path, 3, 0.25)
     text = (tmp_path / "step-000003" / "state.json").read_text()
-    assert json.loads(text) == {"step": 3, "criterion": 0.25} and text.count("\n") > 2
+    assert json.loads(text) == {"step": 3, "criterion": 0.25, "processes": 1} and text.count("\n") > 2

@@ -14,6 +14,7 @@ from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.llm.checkpoint import load_model
 from mooer_tk.llm.prompt import Prompt
 from mooer_tk.train.checkpoints import best, list_checkpoints, load_weights
+from mooer_tk.train.watch import OF_THE_CLOCK
 
 STEPS = {"warm_start": 60, "instruct": 30}
 WORDS = ["yes", "no", "please", "hold", "the", "line", "one", "two", "three", "thank you", "goodbye"]
@@ -75,7 +76,7 @@ def undisturbed(corpus, settings, tmp_path_factory):
 def log_of(folder):
     """The log without what depends on the clock."""
     found = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")} for line in found]
+    return [{k: v for k, v in line.items() if k not in OF_THE_CLOCK} for line in found]
 
 
 def assert_same_run(folder, other):
@@ -156,7 +157,8 @@ def test_other_settings_in_the_same_place_start_anew(corpus, settings, undisturb
     shutil.copytree(undisturbed["warm_start"], run)
     short = [*settings, "warm_start.steps=3", "warm_start.seed=1"]
     assert mooer(*command("warm_start", corpus, short, run)) == 0
-    assert "starting anew" in capsys.readouterr().err
+    assert "starting anew; its checkpoints are now in" in capsys.readouterr().err
+    assert len(list(run.glob("checkpoints.*/step-*"))) > 0
     assert [state["step"] for _, state in list_checkpoints(run / "checkpoints")] == [3]
     assert [line["step"] for line in log_of(run)] == [1, 2, 3, 3]
 

@@ -11,7 +11,8 @@ from mooer_tk.config import DataConfig
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.errors import UserError
 from mooer_tk.llm.prompt import Prompt
-from mooer_tk.train.examples import Example, Source, collate, load_examples, plan_epoch, state_statistics
+from mooer_tk.train.batches import Reader, plan_epoch
+from mooer_tk.train.examples import Example, Source, load_examples, state_statistics
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_utterances_without_a_translation_are_counted_in_the_report(corpus, toke
     assert found["ast:b"] == "no translation" and found["ast:c"] == "no transcript"
     assert found["ast:short"].startswith("duration: 0.10 s") and found["ast:long"].startswith("duration: 24.00 s")
     assert len(found) == 4
-    assert "1 of 5 utterances kept, 4 skipped" in capsys.readouterr().out
+    assert "1 of 5 utterances kept, 4 skipped" in capsys.readouterr().err
     (example,) = examples
     assert tokenizer.decode(example.answer[:-1]) == "Hello, all!"
     assert tokenizer.decode(example.transcript) == " hola a todos"
@@ -183,18 +184,20 @@ def test_an_utterance_longer_than_the_budget_is_a_batch_of_its_own(many):
 
 def test_a_batch_holds_the_states_that_were_cached(corpus, tokenizer):
     examples = load(corpus, tokenizer, "asr:DIR/states:DIR/text", max_skip=1)
-    batch = collate(examples, classes_of=lambda ids: [len(ids)])
+    for example in examples:
+        example.classes = [len(example.transcript)]
+    batch = Reader(examples)[0, [0, 1]]
     assert batch.utts == ["a", "b"] and batch.lengths.tolist() == [50, 100] and batch.tasks == ["asr", "asr"]
     for row, length, example in zip(batch.states, batch.lengths.tolist(), examples, strict=True):
         np.testing.assert_array_equal(row[:length].numpy(), example.shards[example.utt].astype(np.float32))
         assert (row[length:] == 0).all()
     assert batch.targets == [[len(example.transcript)] for example in examples]
-    assert collate(examples).targets == [[], []]
+    assert Reader(load(corpus, tokenizer, "asr:DIR/states:DIR/text", max_skip=1))[0, [1]].targets == [[]]
 
 
 def test_statistics_are_those_of_all_states(corpus, tokenizer):
     examples = load(corpus, tokenizer, "asr:DIR/states:DIR/text", max_skip=1)
     states = np.concatenate([one.shards[one.utt] for one in examples]).astype(np.float64)
-    mean, std = state_statistics(examples)
+    mean, std = state_statistics(examples, lambda example: torch.from_numpy(example.shards[example.utt].copy()))
     np.testing.assert_allclose(mean, states.mean(0), atol=1e-5)
     np.testing.assert_allclose(std, states.std(0), atol=1e-5)

@@ -1,0 +1,171 @@
+"""Several real processes (torchrun, gloo): the same steps as one, no hang at uneven data, exact resume after a kill."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mooer_tk.data.kaldi_dir import write_table
+from mooer_tk.train.checkpoints import list_checkpoints, load_weights
+from mooer_tk.train.watch import OF_THE_CLOCK
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ["yes", "no", "please", "hold", "the", "line", "one", "two"]
+DEEPSPEED = "train.engine=deepspeed"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, write_states):
+    """Eight utterances of different lengths, in three shards: two processes cannot share them evenly."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    arrays = {f"u{i}": rng.standard_normal((15 + 6 * i, 8)) for i in range(8)}
+    parts = [list(arrays.items())[i : i + 3] for i in (0, 3, 6)]
+    write_states(folder / "train", *map(dict, parts))
+    write_table(folder / "text", {utt: " ".join(rng.choice(WORDS, 1 + i % 4)) for i, utt in enumerate(arrays)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(corpus, tiny_llm):
+    """words(out, key=value, ...) -> the arguments of a training of adapter and LoRA in float32."""
+    source = f"asr:{corpus}/train:{corpus}/text"
+    settings = [f"llm.model={tiny_llm}", "llm.lora.rank=4", "adapter.stack=2", "adapter.hidden=16"]
+    settings += ["llm.lora.dropout=0", "adapter.handover=raw", "train.precision=float32", "decode.max_new_tokens=3"]
+    settings += ["train.steps=6", "train.log_every=1", "train.eval_every=3", "train.optim.warmup_steps=2"]
+    settings += ["train.optim.lr=5e-3"]
+
+    def make(out, *more):
+        given = ["train", "instruct", "--out", out, "--source", source, "--dev", source, "--set", *settings, *more]
+        return [str(word) for word in given]
+
+    return make
+
+
+def start(words, processes):
+    """Start `mooer` in so many processes, in a group of their own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "mooer_tk.bin.main", *words]
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(words, processes, status=0):
+    process = start(words, processes)
+    try:
+        output = process.communicate(timeout=240)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert (process.returncode == 0) == (status == 0), output[-4000:]
+    return output
+
+
+def log_of(folder):
+    found = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in OF_THE_CLOCK} for line in found]
+
+
+def last_weights(folder):
+    return load_weights(list_checkpoints(folder / "checkpoints")[-1][0])
+
+
+SPLITS = {
+    # Eight utterances are one step's batch, in every one of these ways.
+    "one": (1, ["train.data.batch_utts=8"]),
+    "two": (2, ["train.data.batch_utts=2", "train.accumulate=2"]),
+    "packed": (2, ["train.data.batch_utts=4", "train.data.pack_positions=100"]),
+    "zero-2": (2, ["train.data.batch_utts=2", "train.accumulate=2", DEEPSPEED]),
+    "zero-3": (2, ["train.data.batch_utts=2", "train.accumulate=2", DEEPSPEED, "train.zero_stage=3"]),
+}
+
+
+@pytest.fixture(scope="module")
+def split_runs(words, tmp_path_factory):
+    """name -> the directory of a run of `SPLITS`."""
+    folder = tmp_path_factory.mktemp("split")
+    for name, (processes, settings) in SPLITS.items():
+        finish(words(folder / name, *settings), processes)
+    return {name: folder / name for name in SPLITS}
+
+
+@pytest.mark.parametrize("name", [name for name in SPLITS if name != "one"])
+def test_a_step_is_the_same_for_any_split_into_processes_and_micro_batches(split_runs, name):
+    """The loss is normalised by the answer tokens of the whole global batch, padded, packed or sharded."""
+    one, other = split_runs["one"], split_runs[name]
+    losses = [[line["loss"] for line in log_of(run) if line["kind"] == "train"] for run in (one, other)]
+    assert len(losses[0]) == 6 and losses[0][-1] < 0.95 * losses[0][0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    dev = [[(line["loss"], line["wer"]) for line in log_of(run) if line["kind"] == "dev"] for run in (one, other)]
+    np.testing.assert_allclose(dev[1], dev[0], atol=2e-4)
+    expected, found = last_weights(one), last_weights(other)
+    assert expected.keys() == found.keys()
+    for weight, twin in zip(expected.values(), (found[key] for key in expected), strict=True):
+        # AdamW makes steps of a size out of gradients near 0, whatever their rounding.
+        torch.testing.assert_close(twin, weight, atol=1e-4, rtol=0)
+
+
+def test_only_what_is_trained_is_in_a_checkpoint_and_the_first_process_writes_it(split_runs):
+    for run in split_runs.values():
+        path, state = list_checkpoints(run / "checkpoints")[-1]
+        assert all(".lora_" in name or name.startswith("adapter.") for name in load_weights(path))
+        assert state["processes"] == (1 if run.name == "one" else 2)
+        assert (path / "optimizer.pt").is_file() == ("zero" not in run.name)
+    parts = list((list_checkpoints(split_runs["zero-2"] / "checkpoints")[-1][0] / "engine").glob("*optim_states.pt"))
+    assert len(parts) == 2
+
+
+KILLED = {"torch": [], "zero-2": [DEEPSPEED]}
+
+
+@pytest.mark.parametrize("engine", KILLED)
+def test_processes_killed_at_any_moment_go_on_exactly(words, tmp_path, engine):
+    """Uneven batches, dropout, two passes; the difference to an undisturbed run is 0.0."""
+    settings = ["train.steps=60", "train.eval_every=10", "train.data.batch_utts=3", "llm.lora.dropout=0.2"]
+    settings += ["train.state_dropout=0.2", "train.accumulate=2", "train.save_every=2", *KILLED[engine]]
+    finish(words(tmp_path / "whole", *settings), 2)
+    process = start(words(tmp_path / "parts", *settings), 2)
+    log, lines = tmp_path / "parts" / "train.jsonl", random.randint(4, 30)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.is_file() and log.read_bytes().count(b"\n") >= lines:
+            break
+        time.sleep(0.002)
+    time.sleep(random.uniform(0, 0.05))
+    os.killpg(process.pid, signal.SIGKILL)
+    output = process.communicate()[0]
+    assert not (tmp_path / "parts" / "done.json").exists(), output[-3000:]
+    assert len(log_of(tmp_path / "whole")) > len(log.read_text().splitlines()) >= lines, output[-3000:]
+    again = finish(words(tmp_path / "parts", *settings), 2)
+    assert "going on from" in again, f"killed at line {lines}: {again[-3000:]}"
+    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole"), f"killed at line {lines}"
+    weights, expected = last_weights(tmp_path / "parts"), last_weights(tmp_path / "whole")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_run_is_not_gone_on_with_in_another_number_of_processes(words, split_runs, tmp_path):
+    import shutil
+
+    shutil.copytree(split_runs["two"], tmp_path / "run")
+    (tmp_path / "run" / "done.json").unlink()
+    output = finish(words(tmp_path / "run", *SPLITS["two"][1]), 1, status=1)
+    assert "is of a run in 2 processes, this one has 1" in output
