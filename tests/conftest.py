@@ -232,12 +232,19 @@ def mooer(capsys: pytest.CaptureFixture[str]) -> Callable[..., int]:
 def kill_mooer() -> Iterator[Callable[..., None]]:
     """kill_mooer([words], when) starts a real `mooer` process and kills it (-9) once `when()` holds and a moment more.
 
+    `program` is what stands for `mooer` on the command line.
+
     A process that ends before it can be killed fails the test: it would prove nothing.
     """
     started: list[subprocess.Popen] = []
 
-    def run(words: list[object], when: Callable[[], bool], moment: float = 0.1) -> None:
-        command = [sys.executable, "-m", "mooer_tk.bin.main", *map(str, words)]
+    def run(
+        words: list[object],
+        when: Callable[[], bool],
+        moment: float = 0.1,
+        program: tuple[str, ...] = ("-m", "mooer_tk.bin.main"),
+    ) -> None:
+        command = [sys.executable, *program, *map(str, words)]
         settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
             command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -16,7 +16,6 @@ COMMANDS = {
     "config": ("config", "show a config as it resolves"),
     "fetch": ("fetch", "bring models and packages into the cache, checked by SHA-256"),
     "data": ("data", "validate, fix, subset or split a Kaldi data directory"),
-    "tts": ("tts", "speak a text file with synthetic voices, as a data directory"),
     "label": ("label", "let a teacher transcribe or translate a data directory, and report on it"),
     "states": ("states", "run the frozen encoder over a data directory and cache its states in shards"),
     "train": ("train", "train: the adapter's warm start, or adapter + LoRA"),
@@ -25,7 +24,6 @@ COMMANDS = {
     "decode": ("decode", "decode cached states or a data directory with a trained model"),
     "score": ("score", "normalise and score hypotheses: WER, CER, BLEU, chrF with intervals"),
     "params": ("params", "count the parameters of a config and estimate its memory"),
-    "results": ("results", "write scored decodes as a row of RESULTS.md"),
     "transcribe": ("transcribe", "transcribe or translate audio files with a trained model"),
 }
 

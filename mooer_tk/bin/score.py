@@ -18,7 +18,7 @@ from mooer_tk.score.bootstrap import RESAMPLES, SufficientStatistics, bootstrap_
 from mooer_tk.score.error_rate import ErrorRate, error_rate, write_alignments
 from mooer_tk.score.normalise import NORMALISERS, Normaliser, get_normaliser
 from mooer_tk.score.plots import plot_error_by_length
-from mooer_tk.score.results import print_table
+from mooer_tk.score.tables import print_table
 from mooer_tk.score.translation import TOKENISERS, translation
 
 _UNITS = {"wer": "word", "cer": "character"}

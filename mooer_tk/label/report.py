@@ -10,7 +10,7 @@ from mooer_tk.data.kaldi_dir import read_table
 from mooer_tk.score.bootstrap import bootstrap_interval
 from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import get_normaliser
-from mooer_tk.score.results import render_table
+from mooer_tk.score.tables import render_table
 from mooer_tk.score.translation import translation
 
 WORST = 15

@@ -138,7 +138,7 @@ fi
 if begin 3 "TTS speech and encoder states"; then
   pairs=()
   if [ "$tts_utts" -gt 0 ]; then
-    tee_log tts mooer tts data/tts/text data/tts/speech --nj "$nj"
+    tee_log tts "$MOOER_ROOT/utils/synthesise_speech.py" data/tts/text data/tts/speech --nj "$nj"
     pairs+=(data/tts/speech dump/tts)
   fi
   for lang in $langs; do
@@ -219,7 +219,7 @@ if begin 8 "score"; then
 fi
 
 if begin 9 "results"; then
-  mooer results "$exp" --results RESULTS.md --labels "$labels" --command "$invocation"
+  "$MOOER_ROOT/utils/update_results.py" "$exp" --results RESULTS.md --labels "$labels" --command "$invocation"
 fi
 end_stage
 

@@ -1,20 +1,32 @@
-"""Tables of results: rows kept between markers of a Markdown file, and the same rows on a terminal."""
+#!/usr/bin/env python3
+"""Write the scores of an experiment as rows of RESULTS.md, and print them (stage 9).
+
+  utils/update_results.py exp/mooer --results RESULTS.md --command "./run.sh --tag mooer"
+
+Tables stand between markers of a Markdown file; all other text stays as it was.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from mooer_tk.config import git_hash
 from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError
+from mooer_tk.score.tables import cell_text, print_table, render_table
 
+SYSTEMS = {
+    "model": "LLM",
+    "llm": "LLM, without CTC in the search",
+    "ctc": "warm start alone (CTC-greedy)",
+    "teacher": "teacher",
+}
 _TABLE_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _UNESCAPED_BAR = re.compile(r"(?<!\\)(?:\\\\)*\|")
 _RULE = re.compile(r":?-+:?")
@@ -45,7 +57,7 @@ def update_table(path: Path | str, table_id: str, row: dict[str, Any], key: Sequ
         raise UserError(f"'{table_id}' cannot name a table: use letters, digits, '_', '-' and '.'.")
     text = _read(path)
     before, body, after = _split_at_markers(path, text, table_id)
-    new = {str(column): _cell(value) for column, value in row.items()}
+    new = {str(column): cell_text(value) for column, value in row.items()}
     rows, replaced = [], False
     for old in _parse_table(path, table_id, body):
         if all(old.get(column, "") == new[column] for column in key):
@@ -58,29 +70,6 @@ def update_table(path: Path | str, table_id: str, row: dict[str, Any], key: Sequ
     if not replaced:
         rows.append(new)
     write_text(path, f"{before}<!-- table:{table_id} -->\n{render_table(rows)}\n<!-- end:{table_id} -->{after}")
-
-
-def render_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Render rows as a GitHub-flavoured Markdown table; a column that a row lacks is an empty cell."""
-    rows = list(rows)
-    columns = _columns(rows)
-    lines = [columns, ["---"] * len(columns), *([_cell(row.get(c)) for c in columns] for row in rows)]
-    head, rule, *body = lines
-    rendered = [[_escape(cell) for cell in head], rule, *([_escape(cell) for cell in line] for line in body)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in rendered)
-
-
-def print_table(rows: Iterable[dict[str, Any]], *, title: str | None = None, console: Console | None = None) -> None:
-    """Print rows on a terminal; columns whose cells are all numbers stand flush right."""
-    rows = list(rows)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in _columns(rows):
-        numeric = all(_is_number(_cell(row.get(column))) for row in rows)
-        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        # As Text: rich would take "[tone]" in a plain string for one of its style tags.
-        table.add_row(*(Text(_cell(row.get(column))) for column in _columns(rows)))
-    (console or Console()).print(table)
 
 
 def _read(path: Path) -> str:
@@ -138,21 +127,58 @@ def _parse_line(line: str) -> list[str]:
     return [_ESCAPED.sub(r"\1", cell.strip()).replace("<br>", "\n") for cell in cells]
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(str(column) for row in rows for column in row))
+def write_rows(args: argparse.Namespace) -> None:
+    """Collect every score.json below the experiment into the table."""
+    files = sorted((args.experiment / "score").glob("*/score.json"))
+    if not files:
+        raise UserError(f"{args.experiment}/score holds no scores: run stage 8 first.")
+    trained = json.loads((args.experiment / "model" / "info.json").read_text(encoding="utf-8"))
+    rows = [row for file in files for row in _rows(file)]
+    print_table([{k: v for k, v in row.items() if k != "normaliser"} for row in rows], title=str(args.experiment))
+    for row in rows:
+        own = row["system"] != SYSTEMS["teacher"]
+        extra = {"trained on": f"{args.labels} labels" if own else "", "git": trained["git"] if own else git_hash()}
+        full = {"experiment": args.experiment.name, **row, **extra, "command": f"`{args.command}`"}
+        update_table(args.results, "results", full, key=["experiment", "test set", "system", "metric"])
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else "\n".join(str(value).strip().splitlines())
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """One row a score: `asr_en.model` -> test set `asr en`, system `LLM`."""
+    test_set, _, system = file.parent.name.partition(".")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rows = []
+    for name, score in found["scores"].items():
+        metric = {"wer": "WER %", "cer": "CER %", "bleu": "BLEU", "chrf": "chrF"}[name.removesuffix("_subset")]
+        if name.endswith("_subset"):
+            metric += f", {score['min_words']}+ words"
+        rows.append(
+            {
+                "test set": test_set.replace("_", " "),
+                "system": SYSTEMS.get(system, system),
+                "metric": metric,
+                "value": f"{score['value']:.2f}",
+                "95 %": f"{score['low']:.2f} - {score['high']:.2f}",
+                "utterances": score["utterances"],
+                "normaliser": found["normaliser"],
+            }
+        )
+    return rows
 
 
-def _escape(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
-
-
-def _is_number(cell: str) -> bool:
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path, help="exp/NAME with its score/ directory (stage 8)")
+    parser.add_argument("--results", type=Path, default=Path("RESULTS.md"), help="file with the table")
+    parser.add_argument("--labels", default="pseudo", help="what the model was trained on, for the table")
+    parser.add_argument("--command", default="", help="the command that made the experiment, for the table")
     try:
-        float(cell.rstrip("%"))
-    except ValueError:
-        return cell == ""
-    return True
+        write_rows(parser.parse_args(argv))
+    except UserError as error:
+        print(f"{Path(__file__).name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

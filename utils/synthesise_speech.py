@@ -1,10 +1,15 @@
+#!/usr/bin/env python3
 """Speech from text with several synthetic voices: a Kaldi `text` file in, a Kaldi data directory out.
 
-Two engines: the program flite (http://cmuflite.org) and the library of espeak-ng (speak_lib.h), through ctypes.
+  utils/synthesise_speech.py data/tts/text data/tts/speech --nj 4
+
+The same command goes on where an interrupted one stopped. Voices come from: mooer fetch flite espeak-ng. There are two
+engines: the program flite (http://cmuflite.org) and the library of espeak-ng (speak_lib.h), through ctypes.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import ctypes.util
@@ -15,6 +20,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -269,3 +275,31 @@ def _speak(text: str, delivery: Delivery, file: Path) -> str:
     with replacing(file) as temporary:
         temporary.write_bytes(flac.getvalue())
     return ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, speak, print a summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, help="Kaldi text file: utterance id, then the words")
+    parser.add_argument("out", type=Path, help="data directory to write; 16 kHz FLAC files go to its wav/")
+    parser.add_argument("--voices", default=",".join(VOICES), help="voices to draw from (default: %(default)s)")
+    parser.add_argument("--max", type=int, default=0, help="speak only the first N lines in id order")
+    parser.add_argument("--nj", type=int, default=2, help="number of processes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="draws voice, speed and pitch (default: %(default)s)")
+    parser.add_argument("--max-skip", type=float, default=0.01, help="largest share that may fail (%(default)s)")
+    args = parser.parse_args(argv)
+    voices = args.voices.replace(",", " ").split()
+    try:
+        print(
+            synthesise(
+                args.text, args.out, voices=voices, nj=args.nj, seed=args.seed, most=args.max, max_skip=args.max_skip
+            )
+        )
+    except UserError as error:
+        print(f"{Path(__file__).name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

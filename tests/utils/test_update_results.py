@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from mooer_tk.errors import UserError
-from mooer_tk.score.results import print_table, render_table, update_table
+from mooer_tk.score.tables import print_table, render_table
+from utils.update_results import update_table
 
 
 def row(system, test_set, wer, **more):

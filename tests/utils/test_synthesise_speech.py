@@ -16,10 +16,11 @@ import soundfile
 
 from mooer_tk.data.audio import load_audio
 from mooer_tk.data.kaldi_dir import check, read_table, write_table
-from mooer_tk.data.speech_synthesis import VOICES, Delivery, _engine, synthesise, usable_voices
 from mooer_tk.errors import UserError
 from mooer_tk.hub.packages import fetch_package
+from utils.synthesise_speech import VOICES, Delivery, _engine, main, synthesise, usable_voices
 
+SCRIPT = (str(Path(__file__).resolve().parents[2] / "utils" / "synthesise_speech.py"),)
 SENTENCE = "the old clock in the hall was always seven minutes slow and nobody ever tried to put it right"
 
 
@@ -92,16 +93,17 @@ def test_a_delivery_depends_on_the_id_and_the_seed_alone() -> None:
 
 
 def test_a_killed_run_is_finished_by_the_same_command(
-    engines: None, tmp_path: Path, kill_mooer: Callable[..., None], mooer: Callable[..., int]
+    engines: None, tmp_path: Path, kill_mooer: Callable[..., None]
 ) -> None:
     text = write_text_table(tmp_path / "text", 120)
     wav = tmp_path / "killed" / "wav"
-    kill_mooer(["tts", text, tmp_path / "killed", "--nj", 2], lambda: len(list(wav.glob("*.flac"))) > 10, moment=0.2)
+    words = [text, tmp_path / "killed", "--nj", 2]
+    kill_mooer(words, lambda: len(list(wav.glob("*.flac"))) > 10, moment=0.2, program=SCRIPT)
     spoken = {path: path.stat().st_mtime_ns for path in wav.glob("*.flac")}
     assert 10 < len(spoken) < 120
     assert not (tmp_path / "killed" / "wav.scp").exists()
     for folder in ("killed", "whole"):
-        assert mooer("tts", text, tmp_path / folder, "--nj", 2) == 0
+        assert main([str(text), str(tmp_path / folder), "--nj", "2"]) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert all(path.stat().st_mtime_ns == then for path, then in spoken.items())
 
@@ -151,7 +153,7 @@ def test_absent_engines_are_named(
 def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(engines: None, tmp_path: Path) -> None:
     """No file may grow past 40 kB: some of the FLAC files fit and others do not."""
     text = write_text_table(tmp_path / "text", 12)
-    command = [sys.executable, "-m", "mooer_tk.bin.main", "tts", str(text), str(tmp_path / "out"), "--nj", "1"]
+    command = [sys.executable, *SCRIPT, str(text), str(tmp_path / "out"), "--nj", "1"]
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
