@@ -17,6 +17,7 @@ import copy
 import json
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ import torch
 
 from mooer_tk.config import Config, dump, git_hash, load_config
 from mooer_tk.data.array_shards import ShardReader
-from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, write_json, write_text
+from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, sole_writer, write_json, write_text
 from mooer_tk.errors import UserError
 from mooer_tk.progress import log
 
@@ -69,27 +70,28 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
         if processes.main:
             log(f"{args.out} is up to date")
         return 0
-    if processes.main:
-        args.out.mkdir(parents=True, exist_ok=True)
-        _put_other_run_aside(args.out, job.mark)
-        write_text(args.out / "config.yaml", dump(job.config))
-        facts = {"git": git_hash(), "processes": processes.size, "sources": args.source, "dev": args.dev}
-        write_json(args.out / "run.json", {"fingerprint": job.mark, **facts})
-    processes.wait()
-    objective, settings = _objective(args, job, processes, args.out if processes.main else None)
-    scores = Trainer(objective, settings, args.out, processes).run()
-    if processes.main:
-        if args.kind == "warm_start":
-            _export_best_warm_start(args.out)
-        with replacing(args.out / "loss.png") as picture:
-            plot_loss(args.out / "train.jsonl", picture)
-        mark_done(args.out, job.mark, **scores)
+    # The launcher's processes outlive it when it is killed: they must not meet those of the next start.
+    with sole_writer(args.out) if processes.main else nullcontext():
+        if processes.main:
+            _put_other_run_aside(args.out, job.mark)
+            write_text(args.out / "config.yaml", dump(job.config))
+            facts = {"git": git_hash(), "processes": processes.size, "sources": args.source, "dev": args.dev}
+            write_json(args.out / "run.json", {"fingerprint": job.mark, **facts})
+        processes.wait()
+        objective, settings = _objective(args, job, processes, args.out if processes.main else None)
+        scores = Trainer(objective, settings, args.out, processes).run()
+        if processes.main:
+            if args.kind == "warm_start":
+                _export_best_warm_start(args.out)
+            with replacing(args.out / "loss.png") as picture:
+                plot_loss(args.out / "train.jsonl", picture)
+            mark_done(args.out, job.mark, **scores)
     return 0
 
 
 def _dry_run(args: argparse.Namespace, processes: Processes) -> int:
     """Check config and data, estimate memory, and take the heaviest step; nothing is written."""
-    from mooer_tk.llm.counting import count, memory
+    from mooer_tk.llm.counting import memory, shape_of
     from mooer_tk.train.loop import Trainer
 
     job = _read_job(args)
@@ -108,8 +110,11 @@ def _dry_run(args: argparse.Namespace, processes: Processes) -> int:
     if args.kind == "instruct":
         batch = max(map(len, plan))
         zero = settings.zero_stage if settings.engine == "deepspeed" else 0
-        parts = memory(job.config, count(job.config), batch=batch, zero=zero, gpus=processes.size)
-        print(f"estimate  {sum(parts.values()):.1f} GiB a GPU for {batch} utterances of 10 s (mooer params --memory)")
+        first = objective.train[0]
+        entry = first.shards.entries[first.utt]
+        shape = shape_of(objective.module, objective.encoder, 1000 * entry.seconds / first.frames)
+        parts = memory(job.config, shape, batch=batch, zero=zero, gpus=processes.size)
+        print(f"estimate  {sum(parts.values()):.1f} GiB a GPU for {batch} utterances of 10 s of speech")
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -79,6 +80,30 @@ def _refused(path: Path, error: OSError) -> UserError:
         f"cannot write {path}: {error.strerror or error}. Nothing half-written was kept; "
         "free some space or choose another place, and run the same command again."
     )
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path | str) -> Iterator[None]:
+    """Keep other processes from writing to `folder` for the length of the block; a killed owner lets go of it.
+
+    Raises:
+        UserError: another process is at work there.
+    """
+    folder = Path(folder)
+    _make_folder(folder)
+    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                f"another process is writing to {folder} ({lock.read().strip()}): wait for it, or end it and run the "
+                "same command again."
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        lock.flush()
+        yield
 
 
 def sweep_leftovers(folder: Path | str) -> None:

@@ -16,7 +16,7 @@ from mooer_tk.errors import UserError
 from mooer_tk.features.cmvn import CMVN
 from mooer_tk.hub.models import resolve_model
 from mooer_tk.llm.causal_lm import add_lora
-from mooer_tk.llm.speech_llm import Fill
+from mooer_tk.llm.speech_llm import Fill, SpeechLLM
 
 # Shapes of LLMs that people count before they download them, as their config.json on the model hub says.
 _QWEN2 = {"model_type": "qwen2", "num_hidden_layers": 28}
@@ -60,12 +60,13 @@ def count(config: Config) -> Shape:
     """
     from transformers import AutoModelForCausalLM
 
-    llm_config = _llm_config(config.llm.model)
+    llm_config, encoder_config = _llm_config(config.llm.model), _encoder_config(config)
+    # From here on nothing may be read or converted: it would lose its values.
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(llm_config, dtype=torch.bfloat16)
         plain = _size(llm)
         lora = _size(add_lora(llm, config.llm)) - plain if config.llm.lora.rank else 0
-        encoder = _encoder(config)
+        encoder = _encoder(config, encoder_config)
         settings = copy.copy(config.adapter)
         resolve_stack(settings, encoder.frame_ms, config.encoder.name)
         adapter = build_adapter(settings, encoder.dim, llm_config.hidden_size)
@@ -88,20 +89,36 @@ def _llm_config(name: str) -> Any:
     return AutoConfig.for_model(shape.pop("model_type"), **shape)
 
 
-def _encoder(config: Config) -> nn.Module:
-    from transformers import AutoConfig, AutoModel
+def _encoder_config(config: Config) -> Any:
+    from transformers import AutoConfig
 
-    if config.encoder.name == "paraformer":
-        return ParaformerEncoder(CMVN(torch.zeros(560), torch.ones(560)))
     if config.encoder.name == "espnet":
         raise UserError("an ESPnet encoder is counted by ESPnet itself: its shape is in its own config.yaml.")
-    found = AutoConfig.from_pretrained(str(resolve_model(config.encoder.model).path))
+    if config.encoder.name == "paraformer":
+        return None
+    return AutoConfig.from_pretrained(str(resolve_model(config.encoder.model).path))
+
+
+def _encoder(config: Config, found: Any) -> nn.Module:
+    from transformers import AutoModel
+
+    if found is None:
+        return ParaformerEncoder(CMVN(torch.zeros(560), torch.ones(560)))
     model = AutoModel.from_config(found)
     model = model.encoder if config.encoder.name == "whisper" else model
     model.dim = getattr(found, "d_model", None) or found.hidden_size
     # Whisper, W2v-BERT, HuBERT, wav2vec 2.0 and WavLM all give a state every 20 ms.
     model.frame_ms = 20.0
     return model
+
+
+def shape_of(model: SpeechLLM, encoder: nn.Module | None, state_ms: float) -> Shape:
+    """Count a model that is there; without an encoder (cached states) that counts as nothing."""
+    lora = sum(p.numel() for name, p in model.llm.named_parameters() if ".lora_" in name)
+    config = model.llm.config.get_text_config()
+    whole = _size(model.llm) - lora
+    frame_ms = state_ms * model.adapter.rate
+    return Shape(_size(encoder) if encoder else 0, _size(model.adapter), lora, whole, config, frame_ms)
 
 
 def memory(

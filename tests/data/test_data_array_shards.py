@@ -10,8 +10,9 @@ import tarfile
 
 import numpy as np
 import pytest
+import soundfile
 
-from mooer_tk.data.array_shards import ShardReader, ShardWriter
+from mooer_tk.data.array_shards import DamagedError, ShardReader, ShardWriter
 from mooer_tk.data.atomic import mark_done
 from mooer_tk.errors import UserError
 
@@ -155,3 +156,46 @@ def test_another_fingerprint_starts_anew_and_the_same_one_goes_on(tmp_path, arra
     assert not other.is_whole(0)
     assert not list(tmp_path.glob("shard-*"))
     assert json.loads((tmp_path / "meta.json").read_text())["fingerprint"] == "b"
+
+
+def test_audio_is_kept_as_flac_and_read_back(tmp_path, waves):
+    writer = ShardWriter(tmp_path, META)
+    writer.write(0, [(utt, wave, len(wave) / 16_000) for utt, wave in waves.items()], {}, audio=True)
+    reader = ShardReader(tmp_path, unfinished=True)
+    for utt, wave in waves.items():
+        assert reader[utt].dtype == np.float32 and reader.entries[utt].shape == wave.shape
+        np.testing.assert_allclose(reader[utt], wave, atol=2**-15)
+    with tarfile.open(tmp_path / "shard-00000.tar") as tar:
+        names = tar.getnames()
+        samples, rate = soundfile.read(io.BytesIO(tar.extractfile(names[0]).read()), dtype="float32")
+    assert names == [f"{utt}.flac" for utt in waves] and rate == 16_000
+    np.testing.assert_array_equal(samples, reader[names[0].removesuffix(".flac")])
+    assert (tmp_path / "shard-00000.tar").stat().st_size < sum(2 * len(wave) for wave in waves.values())
+
+
+@pytest.mark.parametrize("audio", [False, True])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_damage_at_any_place_of_a_tar_costs_one_utterance(tmp_path, waves, audio, place):
+    """The original lost the rest of the epoch to one corrupt file at the end of a tar."""
+    chosen = dict(list(waves.items())[:5])
+    ShardWriter(tmp_path, META).write(0, [(u, w, len(w) / 16_000) for u, w in chosen.items()], {}, audio=audio)
+    hurt = ShardReader(tmp_path, unfinished=True).entries[list(chosen)[place]]
+    with (tmp_path / "shard-00000.tar").open("r+b") as tar:
+        # The member's header and a part of its data: a reader that walks through the tar would stop here.
+        tar.seek(hurt.offset - 300)
+        tar.write(b"\xff" * 600)
+    reader = ShardReader(tmp_path, unfinished=True)
+    for utt, wave in chosen.items():
+        if utt == hurt.utt:
+            with pytest.raises(DamagedError, match=rf"shard-00000\.tar is damaged at '{utt}'"):
+                reader[utt]
+        else:
+            np.testing.assert_allclose(reader[utt], wave, atol=2**-15)
+
+
+def test_an_index_of_an_older_version_is_a_user_error(tmp_path, arrays):
+    write(tmp_path, arrays)
+    index = tmp_path / "shard-00000.jsonl"
+    index.write_text(index.read_text().replace('"crc"', '"sum"'))
+    with pytest.raises(UserError, match="older version: remove"):
+        ShardReader(tmp_path, unfinished=True)

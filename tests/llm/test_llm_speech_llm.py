@@ -9,7 +9,7 @@ from mooer_tk.config import AdapterConfig, Config, LLMConfig, LoraConfig
 from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import add_lora, load_llm
 from mooer_tk.llm.checkpoint import build_model
-from mooer_tk.llm.speech_llm import Batch
+from mooer_tk.llm.speech_llm import Batch, pack
 
 TEXTS = {
     "a": ("asr", ["please hold while i try that extension"]),
@@ -203,3 +203,50 @@ def test_bfloat16_products_give_nearly_the_same_loss_and_gradients(make_model):
     (exact, a), (rough, b) = grads.values()
     assert rough == pytest.approx(exact, rel=0.01) and rough != exact
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("room", [1, 60, 10_000])
+@pytest.mark.parametrize("handover", ["raw", "posterior"])
+def test_packed_utterances_do_not_see_each_other(make_model, handover, room):
+    """Same losses and gradients as one utterance a row; with room 1 the longest utterance sets the room."""
+    losses, gradients, fills = [], [], []
+    for pack_positions in (0, room):
+        model = shake_lora(make_model(handover, head=True))
+        model.pack = pack_positions
+        found = model(make_batch(model, "abcde", targets=True))
+        sum(loss for loss, _ in found.values()).backward()
+        losses.append([loss.item() for loss, _ in found.values()])
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        fills.append(model.fill)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+    assert fills[1].positions == fills[0].positions and fills[1].squares == fills[0].squares
+    assert fills[1].padded <= fills[0].padded
+    assert room < 10_000 or fills[1].padded == fills[1].positions
+
+
+def test_what_one_utterance_says_changes_nothing_in_its_row(make_model):
+    model = shake_lora(make_model())
+    model.pack = 10_000
+    batch = make_batch(model, "abc")
+    hidden = {}
+    plain = model._hidden
+    model._hidden = lambda *args: hidden.setdefault(len(hidden), plain(*args))
+    model(batch)
+    batch.states[1] += 3
+    model(batch)
+    same = [torch.allclose(one, other, atol=1e-5) for one, other in zip(hidden[0], hidden[1], strict=True)]
+    assert same == [True, False, True]
+
+
+def test_rows_hold_every_sequence_once_and_are_nearly_full():
+    rng = torch.Generator().manual_seed(0)
+    sizes = torch.randint(20, 200, (300,), generator=rng).tolist()
+    rows = pack(sizes, 512)
+    assert sorted(i for row in rows for i in row) == list(range(300))
+    assert max(sum(sizes[i] for i in row) for row in rows) <= 512
+    assert sum(sizes) / (512 * len(rows)) > 0.97
+    # The longest makes the room of all.
+    assert pack([5, 900, 7, 890], 100) == [[1], [3, 2], [0]]
+    assert pack([3, 4], 0) == [[0], [1]]

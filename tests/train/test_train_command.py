@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from mooer_tk.config import load_config
+from mooer_tk.data.array_shards import ShardReader
+from mooer_tk.data.atomic import sole_writer
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.llm.checkpoint import load_model
 from mooer_tk.llm.prompt import Prompt
@@ -271,3 +274,100 @@ def test_a_frozen_llm_trains_the_adapter_alone(corpus, settings, undisturbed, tm
     assert not [name for name in load_weights(path) if name.startswith("llm.")]
     assert mooer("average", tmp_path / "run", tmp_path / "exp" / "model") == 0
     assert mooer("decode", corpus / "dev", tmp_path / "hyp", "--model", tmp_path / "exp", "--set", "decode.beam=1") == 0
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory, write_prompts, toy_whisper):
+    """Audio shards of a dozen recordings, their text, and settings for a toy encoder that runs in training."""
+    from mooer_tk.bin.main import main
+
+    folder = tmp_path_factory.mktemp("recordings")
+    data = write_prompts(folder / "data")
+    encoder = [f"encoder.model={toy_whisper}", "encoder.window_s=2"]
+    for options, out in ((["--audio"], "audio"), ([], "states")):
+        assert main(["states", str(data), str(folder / out), *options, "--set", *encoder]) == 0
+    return folder, encoder
+
+
+def on_recordings(recordings, kind, shards, out, *more):
+    folder, encoder = recordings
+    line = f"asr:{folder}/{shards}:{folder}/data/text"
+    return ["train", kind, "--out", out, "--source", line, "--dev", line, "--set", *encoder, *more]
+
+
+def test_the_encoder_in_training_gives_what_cached_states_give(recordings, settings, tmp_path, mooer):
+    short = [*settings, "warm_start.steps=12", "warm_start.state_dropout=0"]
+    for shards in ("audio", "states"):
+        assert mooer(*on_recordings(recordings, "warm_start", shards, tmp_path / shards, *short)) == 0
+    losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("audio", "states")]
+    # The cache is float16, the audio 16 bit.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)
+
+
+def test_speech_that_is_changed_every_pass_is_the_same_for_any_number_of_readers(recordings, settings, tmp_path, mooer):
+    changed = [*settings, "train.steps=6", "train.augment.speed=[0.9, 1.0, 1.1]", "train.augment.time_masks=2"]
+    changed += ["train.augment.freq_masks=1", "train.augment.time_share=0.2", "adapter.handover=raw"]
+    for workers in (0, 2):
+        words = on_recordings(recordings, "instruct", "audio", tmp_path / str(workers), *changed)
+        assert mooer(*words, f"train.data.workers={workers}") == 0
+    assert log_of(tmp_path / "0") == log_of(tmp_path / "2")
+    plain = on_recordings(recordings, "instruct", "audio", tmp_path / "plain", *settings, "train.steps=6")
+    assert mooer(*plain, "adapter.handover=raw") == 0
+    assert log_of(tmp_path / "plain") != log_of(tmp_path / "0")
+
+
+def test_audio_is_not_changed_where_states_are_cached_and_the_two_are_not_mixed(
+    recordings, corpus, settings, tmp_path, mooer, capsys
+):
+    words = on_recordings(recordings, "warm_start", "states", tmp_path / "a", *settings)
+    assert mooer(*words, "warm_start.augment.speed=[0.9]") == 2
+    assert "states are cached: make shards with mooer states --audio" in capsys.readouterr().err
+    mixed = [*on_recordings(recordings, "warm_start", "audio", tmp_path / "b", *settings)]
+    assert mooer(*mixed, "--source", f"asr:{corpus}/train:{corpus}/text") == 2
+    assert "encoder states, but other sources are audio" in capsys.readouterr().err
+
+
+def test_a_damaged_recording_costs_itself_alone_and_is_named(recordings, settings, tmp_path, mooer, capsys):
+    folder = shutil.copytree(recordings[0], tmp_path / "copy")
+    hurt = ShardReader(folder / "audio").entries["tt-weasels"]
+    with (folder / "audio" / hurt.shard).open("r+b") as tar:
+        tar.seek(hurt.offset + 100)
+        tar.write(b"\xff" * 50)
+    (tmp_path / "text").write_text((folder / "data" / "text").read_text())
+    dev = f"asr:{recordings[0]}/audio:{tmp_path}/text"
+    words = ["train", "warm_start", "--out", tmp_path / "run", "--source", f"asr:{folder}/audio:{tmp_path}/text"]
+    words += ["--dev", dev, "--set", *recordings[1], *settings, "warm_start.steps=4"]
+    assert mooer(*words) == 0
+    named = (tmp_path / "run" / "lost.tsv").read_text().splitlines()
+    assert {line.split("\t")[0] for line in named} == {"tt-weasels"} and "damaged at 'tt-weasels'" in named[0]
+    assert "1 utterances cannot be read" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_what_a_run_would_take_and_writes_nothing(corpus, settings, tmp_path, mooer, capsys):
+    before = sorted(corpus.rglob("*"))
+    for kind in STEPS:
+        words = command(kind, corpus, [*settings, "adapter.handover=raw"], tmp_path / "run")
+        assert mooer(*words, "--dry-run") == 0
+        printed = capsys.readouterr().out
+        assert "59 training examples, 0.01 h; 6 dev examples" in printed
+        assert re.search(r"one step +loss \d+\.\d+ .*memory_gib", printed)
+        assert ("GiB a GPU" in printed) == (kind == "instruct")
+    assert not (tmp_path / "run").exists() and sorted(corpus.rglob("*")) == before
+    wrong = command("instruct", corpus, [*settings, "adapter.handover=raw", "train.engine=deepsped"], tmp_path)
+    assert mooer(*wrong, "--dry-run") == 2
+    assert re.search("train.engine 'deepsped' is unknown.*'deepspeed'", capsys.readouterr().err)
+
+
+def test_two_runs_in_one_place_do_not_meet(corpus, settings, tmp_path, mooer, capsys):
+    with sole_writer(tmp_path / "run"):
+        assert mooer(*command("warm_start", corpus, settings, tmp_path / "run")) == 2
+    assert f"another process is writing to {tmp_path}/run (process " in capsys.readouterr().err
+    assert not (tmp_path / "run" / "train.jsonl").exists()
+
+
+def test_a_run_goes_on_with_more_readers_and_another_log(corpus, settings, undisturbed, tmp_path, mooer, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed["warm_start"], run)
+    other = [*settings, "warm_start.data.workers=1", "warm_start.log_every=7", "warm_start.keep_last=3"]
+    assert mooer(*command("warm_start", corpus, other, run)) == 0
+    assert "is up to date" in capsys.readouterr().err
