@@ -72,6 +72,13 @@ def update_table(path: Path | str, table_id: str, row: dict[str, Any], key: Sequ
     write_text(path, f"{before}<!-- table:{table_id} -->\n{render_table(rows)}\n<!-- end:{table_id} -->{after}")
 
 
+def replace_table(path: Path | str, table_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a whole table between its markers; all other text stays as it was, errors as of `update_table`."""
+    path = Path(path)
+    before, _, after = _split_at_markers(path, _read(path), table_id)
+    write_text(path, f"{before}<!-- table:{table_id} -->\n{render_table(rows)}\n<!-- end:{table_id} -->{after}")
+
+
 def _read(path: Path) -> str:
     try:
         # Bytes, for `read_text` would turn the line ends of the rest of the file into its own.

@@ -60,7 +60,7 @@ class EmbeddingCTCHead(nn.Module):
         """
         log_probs = self.log_probs(embeddings).transpose(0, 1)
         sizes = torch.tensor([len(one) for one in targets])
-        flat = torch.tensor([c for one in targets for c in one], dtype=torch.long)
+        flat = torch.tensor([c for one in targets for c in one], dtype=torch.long, device=log_probs.device)
         loss = nn.functional.ctc_loss(
             log_probs, flat, lengths.cpu(), sizes, blank=BLANK, reduction="sum", zero_infinity=True
         )

@@ -103,7 +103,7 @@ class SpeechLLM(nn.Module):
         """
         outputs, lengths = self.adapter(batch.states, batch.lengths)
         speech, speech_lengths = self.handover(outputs, lengths)
-        sequences, starts = self._join(speech, speech_lengths, batch.tasks, batch.answers)
+        sequences, starts = self.join(speech, speech_lengths, batch.tasks, batch.answers)
         rows = pack([len(one) for one in sequences], self.pack)
         hidden = self._hidden(sequences, rows)
         labels = torch.tensor([token for answer in batch.answers for token in answer], device=hidden[0].device)
@@ -127,7 +127,7 @@ class SpeechLLM(nn.Module):
     def prefix(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Left-padded [speech][prompt] for generation: embeddings (B, L, H) and attention mask (B, L)."""
         speech, lengths = self.speech(batch.states, batch.lengths)
-        sequences, _ = self._join(speech, lengths, batch.tasks, [[] for _ in batch.utts])
+        sequences, _ = self.join(speech, lengths, batch.tasks, [[] for _ in batch.utts])
         inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_side="left")
         return inputs, _mask([len(one) for one in sequences], inputs.device).flip(1)
 
@@ -157,7 +157,7 @@ class SpeechLLM(nn.Module):
             found |= {i: line[end - sizes[i] : end] for i, end in zip(row, ends, strict=True)}
         return [found[i] for i in range(len(sequences))]
 
-    def _join(
+    def join(
         self, speech: Tensor, lengths: Tensor, tasks: list[str], answers: list[list[int]]
     ) -> tuple[list[Tensor], list[int]]:
         """One sequence of embeddings an utterance, and the place where its answer starts."""

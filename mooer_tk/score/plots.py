@@ -118,37 +118,28 @@ def plot_error_by_length(
         figure.legend(loc="outside lower center", ncols=4, fontsize=9)
 
 
-def plot_loss(jsonl_paths: Path | str | Sequence[Path | str], path: Path | str, *, title: str | None = None) -> None:
-    """Draw the loss of one or more runs, and below it one panel for each other number of the dev lines.
+def plot_loss(log_path: Path | str, path: Path | str) -> None:
+    """Draw the loss of a run, and below it one panel for each other number of the dev lines.
 
     A log line is an object such as {"kind": "train", "step": 10, "loss": 2.3, "lr": 1e-4} or
     {"kind": "dev", "step": 50, "loss": 2.0, "wer": 41.2}. A step that stands twice (a resumed run) counts
     once, as written last. A line that a killed process left half-written is passed over.
 
     Raises:
-        UserError: a log that is missing, or logs without any loss.
+        UserError: a log that is missing, or one without any loss.
     """
-    paths = [Path(p) for p in ([jsonl_paths] if isinstance(jsonl_paths, str | Path) else jsonl_paths)]
-    runs = {_run_name(p, paths): _curves(p) for p in paths}
-    if not any(key == "loss" for run in runs.values() for _, key in run):
-        raise UserError(f"no loss in {', '.join(map(str, paths))}. Let the run write its first step, then draw again.")
-    metrics = list(
-        dict.fromkeys(key for run in runs.values() for kind, key in run if kind == "dev" and key not in _NOT_METRICS)
-    )
+    run = _curves(Path(log_path))
+    if not any(key == "loss" for _, key in run):
+        raise UserError(f"no loss in {log_path}. Let the run write its first step, then draw again.")
+    metrics = list(dict.fromkeys(key for kind, key in run if kind == "dev" and key not in _NOT_METRICS))
     with _figure(path) as figure:
         heights = [2.0, *([1.25] * len(metrics))]
         figure.set_size_inches(8.0, 1.2 + 1.75 * sum(heights))
         panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        for number, (name, run) in enumerate(runs.items()):
-            prefix = f"{name}: " if len(runs) > 1 else ""
-            # One run: train and dev in two colours. Several: one colour a run, dev dashed.
-            train_colour = _COLOURS[number % len(_COLOURS)]
-            dev_style = {"color": train_colour, "linestyle": "--"} if len(runs) > 1 else {"color": _COLOURS[1]}
-            _draw_train(panels[0], run.get(("train", "loss")), train_colour, f"{prefix}train")
-            _draw_dev(panels[0], run.get(("dev", "loss")), dev_style, f"{prefix}dev")
-            for panel, metric in zip(panels[1:], metrics, strict=True):
-                _draw_dev(panel, run.get(("dev", metric)), dev_style, f"{prefix}dev")
-        panels[0].set_title(title or "Training")
+        _draw_train(panels[0], run.get(("train", "loss")))
+        for panel, metric in zip(panels, ["loss", *metrics], strict=True):
+            _draw_dev(panel, run.get(("dev", metric)))
+        panels[0].set_title("Training")
         for panel, label in zip(panels, ["loss [nats per token]", *(_LABELS.get(m, m) for m in metrics)], strict=True):
             panel.set_ylabel(label)
             panel.margins(x=0.06, y=0.14)
@@ -177,10 +168,6 @@ def _bin_label(edges: Sequence[int], b: int) -> str:
     return str(last) if last == edges[b] else f"{edges[b]}-{last}"
 
 
-def _run_name(path: Path, paths: list[Path]) -> str:
-    return path.parent.name if len({p.parent.name for p in paths}) == len(paths) else str(path)
-
-
 def _curves(path: Path) -> dict[tuple[str, str], dict[int, float]]:
     """Read one log: (kind, key) -> step -> value."""
     try:
@@ -204,36 +191,27 @@ def _curves(path: Path) -> dict[tuple[str, str], dict[int, float]]:
     return curves
 
 
-def _draw_train(axes: Axes, curve: dict[int, float] | None, colour: str, label: str) -> None:
+def _draw_train(axes: Axes, curve: dict[int, float] | None) -> None:
     if not curve:
         return
     steps, values = zip(*sorted(curve.items()), strict=True)
     window = len(values) // 25
     if window < 2:
-        axes.plot(steps, values, color=colour, linewidth=1.8, label=label)
+        axes.plot(steps, values, color=_COLOURS[0], linewidth=1.8, label="train")
         return
-    axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+    axes.plot(steps, values, color=_COLOURS[0], linewidth=0.8, alpha=0.3)
     kernel = np.ones(window)
     finite = np.isfinite(values)
     known = np.convolve(finite, kernel, mode="same")
     total = np.convolve(np.where(finite, values, 0.0), kernel, mode="same")
     smooth = np.divide(total, known, out=np.full(len(values), math.nan), where=known > 0)
-    axes.plot(steps, smooth, color=colour, linewidth=2, label=f"{label} (mean of {window} entries)")
+    axes.plot(steps, smooth, color=_COLOURS[0], linewidth=2, label=f"train (mean of {window} entries)")
 
 
-def _draw_dev(axes: Axes, curve: dict[int, float] | None, style: dict[str, str], label: str) -> None:
+def _draw_dev(axes: Axes, curve: dict[int, float] | None) -> None:
     if not curve:
         return
     steps, values = zip(*sorted(curve.items()), strict=True)
-    # The number goes to the legend: beside the last point, the labels of two close runs would overlap.
-    label = f"{label}, last {values[-1]:.4g}"
-    axes.plot(
-        steps,
-        values,
-        linewidth=1.8,
-        marker="o",
-        markersize=5.5,
-        markeredgecolor="white",
-        label=label,
-        **style,
-    )
+    style = {"color": _COLOURS[1], "linewidth": 1.8, "marker": "o", "markersize": 5.5, "markeredgecolor": "white"}
+    # The number goes to the legend: beside the last point it would hide the curve.
+    axes.plot(steps, values, label=f"dev, last {values[-1]:.4g}", **style)

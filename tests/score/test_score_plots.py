@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
@@ -61,14 +60,6 @@ def test_resumed_run_counts_a_repeated_step_once_and_tells_of_the_torn_line(tmp_
     plot_loss(log, tmp_path / "loss.png")
     assert curve(drawn[0].axes[0], "train") == {10: 2.3, 20: 1.5, 30: 1.5}
     assert "train.jsonl:4" in caplog.text
-
-
-def test_several_runs_are_told_apart_by_their_directories(tmp_path, drawn):
-    logs = [write_log(tmp_path / name / "train.jsonl", LOG) for name in ("small", "large")]
-    plot_loss(logs, tmp_path / "loss.png")
-    labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
-    assert "small: train" in labels and "large: train" in labels
-    assert plt.get_fignums() == []
 
 
 def test_a_log_without_loss_is_an_error_and_leaves_no_figure(tmp_path):

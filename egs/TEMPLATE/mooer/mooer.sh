@@ -43,6 +43,7 @@ normaliser=whisper-en # of both sides when English text is scored by WER
 # Training.
 warm_start=true   # false: the adapter starts at random, as in the paper
 average=3         # checkpoints averaged, best dev scores first
+train_cmd=mooer   # what runs `train`; in 8 processes: "torchrun --standalone --nproc-per-node 8 -m mooer_tk.bin.main"
 
 . ./path.sh
 . ./cmd.sh
@@ -51,6 +52,7 @@ invocation="../../TEMPLATE/mooer/${0##*/} $*"
 
 launcher=${cmd:-$MOOER_CMD}
 read -r -a overrides <<<"$set"
+read -r -a trainer <<<"$train_cmd"
 exp=exp/$tag
 langs="$asr_langs $ast_langs"
 
@@ -168,14 +170,14 @@ tts() { if [ "$tts_utts" -gt 0 ]; then printf '%s\n' --source "asr:dump/tts:data
 
 if [ "$warm_start" = true ] && begin 4 "adapter warm start"; then
   mapfile -t synthetic < <(tts 1)
-  tee_log warm_start mooer train warm_start --out "$exp/warm_start" "${train_options[@]}" "${synthetic[@]}"
+  tee_log warm_start "${trainer[@]}" train warm_start --out "$exp/warm_start" "${train_options[@]}" "${synthetic[@]}"
 fi
 
 if begin 5 "adapter + LoRA"; then
   init=()
   if [ "$warm_start" = true ]; then init=(--init "$exp/warm_start/adapter.safetensors"); fi
   mapfile -t synthetic < <(tts "$tts_weight")
-  tee_log train mooer train instruct --out "$exp/train" ${init[@]+"${init[@]}"} "${train_options[@]}" "${synthetic[@]}"
+  tee_log train "${trainer[@]}" train instruct --out "$exp/train" ${init[@]+"${init[@]}"} "${train_options[@]}" "${synthetic[@]}"
 fi
 
 if begin 6 "average and export"; then

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Measure the toolkit against a plain loop, on the embedded recipe, and write BENCHMARKS.md.
+
+  benchmarks/run.py [--only throughput,loading,padding,warm_start] [--recipe egs/asterisk/mooer]
+
+Ratios are taken side by side in one run, so that they mean the same on a busy or a slow machine; seconds do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import loading, throughput, warm_start  # noqa: E402
+from benchmarks.recipe import Recipe  # noqa: E402
+from mooer_tk.config import git_hash  # noqa: E402
+from mooer_tk.errors import UserError  # noqa: E402
+from mooer_tk.progress import log  # noqa: E402
+from mooer_tk.score.tables import print_table  # noqa: E402
+from utils.update_results import replace_table  # noqa: E402
+
+
+def main() -> int:
+    """Read the command line, measure, write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=ROOT / "egs/asterisk/mooer", help="a prepared recipe (stage 4)")
+    parser.add_argument("--only", default="loading,padding,throughput,warm_start", help="which tables (%(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "BENCHMARKS.md", help="the file with the tables")
+    parser.add_argument("--tokens", type=int, default=6000, help="throughput: answer tokens of each (%(default)s)")
+    parser.add_argument("--wer", type=float, default=30.0, help="warm_start: dev WER to reach, %% (%(default)s)")
+    parser.add_argument(
+        "--patience", type=float, default=2.0, help="warm_start: times as long without it (%(default)s)"
+    )
+    args = parser.parse_args()
+    recipe = Recipe(args.recipe.resolve())
+    try:
+        if not (recipe.folder / "dump" / "en" / "train" / "done.json").is_file():
+            log(f"{recipe.folder} is not prepared: running its stages 0 to 4")
+            subprocess.run(["./run.sh", "--stop-stage", "4"], cwd=recipe.folder, check=True)
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder)
+            tables: dict[str, Callable[[], list[dict[str, Any]]]] = {
+                "loading": lambda: loading.measure(recipe, out),
+                "padding": lambda: loading.padding(recipe),
+                "throughput": lambda: throughput.measure(recipe, out, args.tokens),
+                "warm_start": lambda: warm_start.measure(recipe, out, args.wer, args.patience),
+            }
+            for name in args.only.split(","):
+                if name not in tables:
+                    raise UserError(f"there is no table '{name}': {', '.join(tables)}")
+                rows = tables[name]()
+                print_table(rows, title=name)
+                replace_table(args.out, name, [{**row, "git": git_hash(), "machine": _machine()} for row in rows])
+    except UserError as error:
+        print(f"benchmarks/run.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _machine() -> str:
+    """The processor, in the words of the kernel, and how many of its cores are ours."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
