@@ -31,32 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", choices=[*_UNITS, "bleu"], required=True, help="bleu reports chrF as well")
     parser.add_argument("--normaliser", required=True, metavar="NAME", help=f"one of {', '.join(NORMALISERS)}")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory of the reports")
-    parser.add_argument(
-        "--subset-min-words",
-        type=int,
-        default=3,
-        metavar="N",
-        help="wer and cer: report also the references of at least N words; 0: do not (%(default)s)",
-    )
-    parser.add_argument(
-        "--bleu-tokeniser",
-        choices=TOKENISERS,
-        default="13a",
-        help="zh or char for targets without blanks (%(default)s)",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=int,
-        default=RESAMPLES,
-        metavar="B",
-        help="resamples for the 95 %% intervals; 0: no intervals (%(default)s)",
-    )
-    parser.add_argument(
-        "--tolerate-missing",
-        action="store_true",
-        help="score a reference without a hypothesis as an empty one, leave out a hypothesis without a reference; "
-        "both are counted in score.json (default: an error)",
-    )
+    parser.add_argument("--subset-min-words", type=int, default=3, metavar="N", help="also N words and more; 0: not")
+    parser.add_argument("--bleu-tokeniser", choices=TOKENISERS, default="13a", help="zh, char: no blanks (%(default)s)")
+    parser.add_argument("--bootstrap", type=int, default=RESAMPLES, metavar="B", help="resamples; 0: no intervals")
+    parser.add_argument("--tolerate-missing", action="store_true", help="a missing hypothesis is empty, and counted")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resampling (%(default)s)")
 
 
@@ -85,10 +63,8 @@ def run(args: argparse.Namespace) -> int:
         "scores": scores,
     }
     write_json(args.out / "score.json", report)
-    print_table(
-        [_row(name.removesuffix("_subset"), numbers) for name, numbers in scores.items()],
-        title=f"{args.hyp} ({normaliser.id})",
-    )
+    rows = [_row(name.removesuffix("_subset"), numbers) for name, numbers in scores.items()]
+    print_table(rows, title=f"{args.hyp} ({normaliser.id})")
     return 0
 
 
@@ -100,18 +76,7 @@ def _score_errors(
     least = args.subset_min_words
     if least > 0 and any(utt.ref_words >= least for utt in whole.utts):
         scores[f"{args.metric}_subset"] = {"min_words": least, **_error_numbers(args, whole.subset(least))}
-    head = (
-        "utt",
-        "rate",
-        "hits",
-        "substitutions",
-        "deletions",
-        "insertions",
-        "ref_length",
-        "ref_words",
-        "ref",
-        "hyp",
-    )
+    head = ["utt", "rate", "hits", "substitutions", "deletions", "insertions", "ref_length", "ref_words", "ref", "hyp"]
     lines = [[f"{utt.rate:.2f}" if name == "rate" else getattr(utt, name) for name in head] for utt in whole.utts]
     _write_tsv(args.out / "per_utt.tsv", [head, *lines])
     write_alignments(args.out / "align.txt", whole)
@@ -136,14 +101,8 @@ def _score_translation(
     args: argparse.Namespace, refs: dict[str, str], hyps: dict[str, str], normaliser: Normaliser
 ) -> dict[str, dict[str, Any]]:
     result = translation(refs, hyps, normaliser=normaliser, tokeniser=args.bleu_tokeniser)
-    rows = zip(
-        result.refs,
-        result.bleu.sentences,
-        result.chrf.sentences,
-        result.refs.values(),
-        result.hyps.values(),
-        strict=True,
-    )
+    columns = (result.bleu.sentences, result.chrf.sentences, result.refs.values(), result.hyps.values())
+    rows = zip(result.refs, *columns, strict=True)
     lines = [(utt, f"{bleu:.2f}", f"{chrf:.2f}", ref, hyp) for utt, bleu, chrf, ref, hyp in rows]
     _write_tsv(args.out / "per_utt.tsv", [("utt", "bleu", "chrf", "ref", "hyp"), *lines])
     return {

@@ -109,15 +109,12 @@ class ErrorRate:
         return SufficientStatistics(tuple(utt.utt for utt in self.utts), counts, _ratio)
 
 
-def error_rate(
-    refs: dict[str, str], hyps: dict[str, str], *, unit: Unit, normaliser: Normaliser, min_words: int = 0
-) -> ErrorRate:
+def error_rate(refs: dict[str, str], hyps: dict[str, str], *, unit: Unit, normaliser: Normaliser) -> ErrorRate:
     """Normalise, align and count.
 
     Args:
         refs, hyps: utterance id -> text; a hypothesis may be empty.
         unit: "word" for WER, "character" for CER (blanks are not counted).
-        min_words: keep references with at least that many normalised words; 0 keeps all.
 
     Raises:
         UserError: ids that only one side has; no reference left after normalisation.
@@ -136,8 +133,7 @@ def error_rate(
             f"all {len(refs)} references are empty after the normaliser {normaliser.id}. "
             "Check the reference file, or choose a normaliser for its language."
         )
-    whole = ErrorRate(unit, normaliser.id, tuple(utts), tuple(skipped), words_on_empty)
-    return whole.subset(min_words) if min_words > 0 else whole
+    return ErrorRate(unit, normaliser.id, tuple(utts), tuple(skipped), words_on_empty)
 
 
 def check_same_ids(refs: Iterable[str], hyps: Iterable[str]) -> None:

@@ -32,14 +32,9 @@ _NOT_METRICS = {"step", "epoch", "loss", "criterion"}
 _COLOURS = ("#2a6f97", "#d1603d", "#4f8a5b", "#8d5a97", "#b58a1b", "#5c6670")
 _INK = "#2b2d33"
 _STYLE = {
-    "figure.dpi": 150,
     "savefig.dpi": 150,
-    "font.size": 10,
-    "axes.titlesize": 12,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.edgecolor": "#9aa0a8",
     "axes.labelcolor": _INK,
     "axes.titlecolor": _INK,
     "axes.spines.top": False,
@@ -47,9 +42,6 @@ _STYLE = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": "#e3e6ea",
-    "grid.linewidth": 0.8,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.w_pad": 0.12,
