@@ -6,7 +6,7 @@
 The same command goes on where a killed run stopped. Several processes, on one host or many:
 
   torchrun --standalone --nproc-per-node 8 -m mooer_tk.bin.main train instruct ...
-  deepspeed --hostfile hosts --module mooer_tk.bin.main train instruct ... --set train.engine=deepspeed
+  deepspeed --hostfile hosts --no_local_rank --module mooer_tk.bin.main train ... --set train.engine=deepspeed
   srun mooer train instruct ...
 """
 
@@ -104,8 +104,7 @@ def _dry_run(args: argparse.Namespace, processes: Processes) -> int:
         return 0
     steps = len(plan) / (processes.size * settings.accumulate)
     print(f"data      {len(objective.train)} training examples, {hours:.2f} h; {len(objective.dev)} dev examples")
-    print(f"an epoch  {len(plan)} micro-batches, {steps:.1f} steps; the run's {settings.steps} steps are")
-    print(f"          {settings.steps / max(steps, 1e-9):.2f} epochs")
+    print(f"an epoch  {len(plan)} micro-batches, {steps:.1f} steps; the run has {settings.steps / steps:.2f} epochs")
     print(f"one step  {' '.join(f'{name} {value:g}' for name, value in found.items())} (the heaviest batches)")
     if args.kind == "instruct":
         batch = max(map(len, plan))

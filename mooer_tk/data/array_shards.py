@@ -35,7 +35,7 @@ class DamagedError(UserError):
     """The data of one utterance cannot be read; the others of its shard may be sound."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One array of a shard: `bytes` of data from `offset` on in the tar; the dtype is numpy's name, or "flac"."""
 

@@ -60,7 +60,7 @@ def count(config: Config) -> Shape:
     """
     from transformers import AutoModelForCausalLM
 
-    llm_config, encoder_config = _llm_config(config.llm.model), _encoder_config(config)
+    llm_config, encoder_config = llm_shape(config), _encoder_config(config)
     # From here on nothing may be read or converted: it would lose its values.
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(llm_config, dtype=torch.bfloat16)
@@ -73,13 +73,23 @@ def count(config: Config) -> Shape:
     return Shape(_size(encoder), _size(adapter), lora, plain, llm_config, encoder.frame_ms * adapter.rate)
 
 
+def encoder_shape(config: Config) -> tuple[float, int]:
+    """Milliseconds between two encoder states, and their size."""
+    found = _encoder_config(config)
+    with torch.device("meta"):
+        encoder = _encoder(config, found)
+    return encoder.frame_ms, encoder.dim
+
+
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _llm_config(name: str) -> Any:
+def llm_shape(config: Config) -> Any:
+    """The LLM's configuration (a transformers object), from its folder, the hub or the table above."""
     from transformers import AutoConfig
 
+    name = config.llm.model
     try:
         return AutoConfig.from_pretrained(str(resolve_model(name).path))
     except UserError:

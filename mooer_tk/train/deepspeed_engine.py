@@ -55,28 +55,24 @@ class DeepSpeedEngine(Engine):
         )
 
     def __call__(self, batch: Any) -> dict[str, tuple[Tensor, int]]:
-        """See the base class."""
         return self.engine(batch)
 
     def backward(self, loss: Tensor) -> None:
-        """See the base class."""
         # DeepSpeed divides by both; the loss is normalised already.
         self.engine.backward(loss * self.processes.size * self.config.accumulate)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
 
     def step(self, rate: float) -> float:
-        """See the base class; DeepSpeed knows the norm only once the step is taken."""
+        """As in the base class, but DeepSpeed knows the norm only once the step is taken."""
         self._set_rate(rate)
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
 
     def save(self, folder: Path) -> None:
-        """See the base class."""
         self.engine.save_checkpoint(str(folder), TAG, exclude_frozen_parameters=True, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """See the base class."""
         found, _ = self.engine.load_checkpoint(str(folder), TAG, load_module_strict=False)
         if found is None:
             raise UserError(
@@ -84,7 +80,6 @@ class DeepSpeedEngine(Engine):
             )
 
     def weights(self) -> dict[str, Tensor]:
-        """See the base class."""
         if not self.in_step:
             return super().weights()
         with self.gathered(self.trained):

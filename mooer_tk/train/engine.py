@@ -96,21 +96,13 @@ class TorchEngine(Engine):
     whose utterances have no transcript, and the sum is what the normalised loss asks for.
     """
 
-    def __init__(self, module: nn.Module, groups: list[dict], config: TrainConfig, processes: Processes) -> None:
-        if config.max_bad_steps < 0:
-            raise UserError("train.max_bad_steps is 0 or more.")
-        super().__init__(module, groups, config, processes)
-
     def __call__(self, batch: Any) -> dict[str, tuple[Tensor, int]]:
-        """See the base class."""
         return self.module(batch)
 
     def backward(self, loss: Tensor) -> None:
-        """See the base class."""
         loss.backward()
 
     def step(self, rate: float) -> float:
-        """See the base class."""
         if self.processes.size > 1:
             for parameter in self.trained:
                 if parameter.grad is None:
@@ -124,12 +116,10 @@ class TorchEngine(Engine):
         return norm
 
     def save(self, folder: Path) -> None:
-        """See the base class."""
         if self.processes.main:
             torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
 
     def load(self, folder: Path) -> None:
-        """See the base class."""
         saved = torch.load(folder / "optimizer.pt", map_location=self.processes.device, weights_only=True)
         self.optimizer.load_state_dict(saved)
 

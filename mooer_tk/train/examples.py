@@ -62,7 +62,7 @@ class Source:
         return cls(fields[0], Path(fields[1]), tables, weight)
 
 
-@dataclass
+@dataclass(slots=True)
 class Example:
     """One utterance with its task, and what it weighs in positions."""
 

@@ -134,7 +134,7 @@ class Trainer:
         started = time.monotonic()
         found = self._one_step(batches)
         if not found:
-            raise UserError("the loss of the first step is not finite: see bad_steps.jsonl.")
+            raise UserError("the loss of this step is not finite: look at the utterances named above.")
         window = Window()
         window.add(*found[:2], time.monotonic() - started, found[2])
         return {**window.means(), **window.speed(self._peak()), "memory_gib": memory_gib(self.processes.device)}

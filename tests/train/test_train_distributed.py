@@ -53,21 +53,22 @@ def words(corpus, tiny_llm):
     return make
 
 
-def start(words, processes):
-    """Start `mooer` in so many processes."""
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def popen(command, **settings):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **settings}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start(words, processes):
+    """Start `mooer` in so many processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "mooer_tk.bin.main", *words]
-    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **settings},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "mooer_tk.bin.main", *words]
+    return popen(command)
 
 
 def kill(process):
@@ -175,3 +176,24 @@ def test_a_run_is_not_gone_on_with_in_another_number_of_processes(words, split_r
     (tmp_path / "run" / "done.json").unlink()
     output = finish(words(tmp_path / "run", *SPLITS["two"][1]), 1, status=1)
     assert "is of a run in 2 processes, this one has 1" in output
+
+
+def test_deepspeeds_own_launcher_starts_the_same_run(words, split_runs, tmp_path):
+    program = str(Path(sys.executable).with_name("deepspeed"))
+    hosts = ["--num_accelerators", "2", "--master_port", str(free_port()), "--no_local_rank"]
+    command = [program, *hosts, "--module", "mooer_tk.bin.main", *words(tmp_path / "run", *SPLITS["zero-2"][1])]
+    process = popen(command, DS_ACCELERATOR="cpu")
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output[-4000:]
+    assert log_of(tmp_path / "run") == log_of(split_runs["zero-2"])
+
+
+def test_processes_of_slurm_find_each_other():
+    """srun sets other variables than torch reads."""
+    script = (
+        "from mooer_tk.train.processes import Processes as P; p = P.join(); print(p.rank, p.sums({'x': p.rank + 1.0}))"
+    )
+    facts = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    some = [popen([sys.executable, "-c", script], **facts, SLURM_PROCID=str(i), SLURM_LOCALID=str(i)) for i in range(3)]
+    said = [process.communicate(timeout=120)[0] for process in some]
+    assert [one.splitlines()[-1] for one in said] == [f"{i} {{'x': 6.0}}" for i in range(3)], said
