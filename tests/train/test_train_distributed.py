@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -110,18 +111,23 @@ SPLITS = {
 
 
 @pytest.fixture(scope="module")
-def split_runs(words, tmp_path_factory):
-    """name -> the directory of a run of `SPLITS`."""
+def split_run(words, tmp_path_factory):
+    """split_run(name) -> the directory of a run of `SPLITS`, which is made once."""
     folder = tmp_path_factory.mktemp("split")
-    for name, (processes, settings) in SPLITS.items():
+
+    @cache
+    def run(name):
+        processes, settings = SPLITS[name]
         finish(words(folder / name, *settings), processes)
-    return {name: folder / name for name in SPLITS}
+        return folder / name
+
+    return run
 
 
 @pytest.mark.parametrize("name", [name for name in SPLITS if name != "one"])
-def test_a_step_is_the_same_for_any_split_into_processes_and_micro_batches(split_runs, name):
+def test_a_step_is_the_same_for_any_split_into_processes_and_micro_batches(split_run, name):
     """The loss is normalised by the answer tokens of the whole global batch, padded, packed or sharded."""
-    one, other = split_runs["one"], split_runs[name]
+    one, other = split_run("one"), split_run(name)
     losses = [[line["loss"] for line in log_of(run) if line["kind"] == "train"] for run in (one, other)]
     assert len(losses[0]) == 6 and losses[0][-1] < 0.95 * losses[0][0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
@@ -134,13 +140,13 @@ def test_a_step_is_the_same_for_any_split_into_processes_and_micro_batches(split
         torch.testing.assert_close(twin, weight, atol=1e-4, rtol=0)
 
 
-def test_only_what_is_trained_is_in_a_checkpoint_and_the_first_process_writes_it(split_runs):
-    for run in split_runs.values():
+def test_only_what_is_trained_is_in_a_checkpoint_and_the_first_process_writes_it(split_run):
+    for run in map(split_run, SPLITS):
         path, state = list_checkpoints(run / "checkpoints")[-1]
         assert all(".lora_" in name or name.startswith("adapter.") for name in load_weights(path))
         assert state["processes"] == (1 if run.name == "one" else 2)
         assert (path / "optimizer.pt").is_file() == ("zero" not in run.name)
-    parts = list((list_checkpoints(split_runs["zero-2"] / "checkpoints")[-1][0] / "engine").glob("*optim_states.pt"))
+    parts = list((list_checkpoints(split_run("zero-2") / "checkpoints")[-1][0] / "engine").glob("*optim_states.pt"))
     assert len(parts) == 2
 
 
@@ -171,21 +177,30 @@ def test_processes_killed_at_any_moment_go_on_exactly(words, tmp_path, engine):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_a_run_is_not_gone_on_with_in_another_number_of_processes(words, split_runs, tmp_path):
-    shutil.copytree(split_runs["two"], tmp_path / "run")
+def test_a_run_is_not_gone_on_with_in_another_number_of_processes(words, split_run, tmp_path):
+    shutil.copytree(split_run("two"), tmp_path / "run")
     (tmp_path / "run" / "done.json").unlink()
     output = finish(words(tmp_path / "run", *SPLITS["two"][1]), 1, status=1)
     assert "is of a run in 2 processes, this one has 1" in output
 
 
-def test_deepspeeds_own_launcher_starts_the_same_run(words, split_runs, tmp_path):
+def test_deepspeed_needs_no_launcher_for_one_process(words, split_run, tmp_path):
+    settings = ["train.data.batch_utts=8", DEEPSPEED]
+    process = popen([sys.executable, "-m", "mooer_tk.bin.main", *words(tmp_path / "run", *settings)])
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output[-4000:]
+    losses = [[line["loss"] for line in log_of(run)] for run in (tmp_path / "run", split_run("one"))]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_deepspeeds_own_launcher_starts_the_same_run(words, split_run, tmp_path):
     program = str(Path(sys.executable).with_name("deepspeed"))
     hosts = ["--num_accelerators", "2", "--master_port", str(free_port()), "--no_local_rank"]
     command = [program, *hosts, "--module", "mooer_tk.bin.main", *words(tmp_path / "run", *SPLITS["zero-2"][1])]
     process = popen(command, DS_ACCELERATOR="cpu")
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output[-4000:]
-    assert log_of(tmp_path / "run") == log_of(split_runs["zero-2"])
+    assert log_of(tmp_path / "run") == log_of(split_run("zero-2"))
 
 
 def test_processes_of_slurm_find_each_other():
