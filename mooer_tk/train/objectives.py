@@ -170,7 +170,7 @@ class WarmStart(SpeechObjective):
             batch = self.ready(Reader(some, self.reader.encoder).read(some), processes.device)
             outputs = self.module.adapter(batch.states, batch.lengths)
             loss, tokens = self.module.head.loss(*outputs, [self.module.head.classes_of(e.transcript) for e in some])
-            sums = {"loss": sums["loss"] + float(loss), "tokens": sums["tokens"] + tokens}
+            sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
             for example, ids in zip(some, self.module.head.greedy(*outputs), strict=True):
                 texts.append((example.utt, self.tokenizer.decode(example.transcript), self.tokenizer.decode(ids)))
         if not in_step:
@@ -232,7 +232,7 @@ class Instruct(SpeechObjective):
         for some in self.dev_batches(self.config.data.batch_utts, processes, in_step):
             batch = self.ready(Reader(some, self.reader.encoder).read(some), processes.device)
             loss, tokens = self.module(batch)["ce"]
-            sums = {"loss": sums["loss"] + float(loss), "tokens": sums["tokens"] + tokens}
+            sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
             seconds = [e.shards.entries[e.utt].seconds for e in some]
             for example, found in zip(some, generate(self.module, batch, self.decode, seconds=seconds), strict=True):
                 task = "ast" if example.task == "ast" else "asr"
@@ -242,11 +242,15 @@ class Instruct(SpeechObjective):
         if not in_step:
             sums, texts = processes.sums(sums), processes.gather_all(texts)
         scores = {"loss": sums["loss"] / max(sums["tokens"], 1)}
-        refs, hyps = ({t: {u: x[n] for k, u, *x in texts if k == t} for t in ("asr", "ast")} for n in (0, 1))
-        if refs["asr"]:
+
+        def sides(task: str) -> tuple[dict[str, str], dict[str, str]]:
+            found = [one[1:] for one in texts if one[0] == task]
+            return {utt: ref for utt, ref, _ in found}, {utt: hyp for utt, _, hyp in found}
+
+        if any(task == "asr" for task, *_ in texts):
             normaliser = get_normaliser("whisper-en")
-            scores["wer"] = error_rate(refs["asr"], hyps["asr"], unit="word", normaliser=normaliser).rate
-        if refs["ast"]:
-            scores["bleu"] = translation(refs["ast"], hyps["ast"], normaliser=get_normaliser("none")).bleu.score
+            scores["wer"] = error_rate(*sides("asr"), unit="word", normaliser=normaliser).rate
+        if any(task == "ast" for task, *_ in texts):
+            scores["bleu"] = translation(*sides("ast"), normaliser=get_normaliser("none")).bleu.score
         # A recogniser is chosen by its errors, a mere translator by its loss (dev BLEU is noisy).
         return {**scores, "criterion": scores.get("wer", scores["loss"])}
