@@ -37,17 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("every data directory needs a directory for its shards behind it: DATA OUT [DATA OUT ...]")
     config = load_config(args.config, args.set).encoder
     encoder = cache(lambda: build_encoder(config))
+    options = {"job": args.job, "nj": args.nj, "max_skip": args.max_skip, "allow_pipe": args.allow_pipe}
     for turn, (data, out) in enumerate(zip(args.pairs[::2], args.pairs[1::2], strict=True)):
-        cache_states(
-            data,
-            out,
-            config,
-            job=args.job,
-            nj=args.nj,
-            max_skip=args.max_skip,
-            allow_pipe=args.allow_pipe,
-            encoder=encoder,
-            turn=turn,
-            audio=args.audio,
-        )
+        cache_states(data, out, config, **options, encoder=encoder, turn=turn, audio=args.audio)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -109,11 +110,20 @@ class SpeechObjective:
         """Bring a batch to the device, and let the encoder run if its states are not cached."""
         return with_states(batch, self.encoder, device)
 
-    def dev_batches(self, size: int, processes: Processes, in_step: bool) -> list[list[Example]]:
+    def dev_batches(self, size: int, processes: Processes, in_step: bool) -> Iterator[tuple[list[Example], Batch]]:
         """This process's share of the dev set, in batches of like lengths; all of it where all must keep step."""
         ordered = sorted(self.dev, key=lambda example: example.frames)
         batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-        return batches if in_step else batches[processes.rank :: processes.size]
+        reader = Reader(self.dev, self.reader.encoder)
+        for some in batches if in_step else batches[processes.rank :: processes.size]:
+            batch = reader.read(some)
+            if batch.lost:
+                log(f"dev set: {len(batch.lost)} utterances cannot be read: {', '.join(batch.lost)}")
+            if not batch.void:
+                yield (
+                    [example for example in some if example.utt not in batch.lost],
+                    self.ready(batch, processes.device),
+                )
 
 
 class WarmStartModel(nn.Module):
@@ -166,8 +176,7 @@ class WarmStart(SpeechObjective):
         """Dev CTC loss and CTC-greedy WER against the dev transcripts."""
         sums = {"loss": 0.0, "tokens": 0}
         texts: list[tuple[str, str, str]] = []
-        for some in self.dev_batches(EVAL_UTTS, processes, in_step):
-            batch = self.ready(Reader(some, self.reader.encoder).read(some), processes.device)
+        for some, batch in self.dev_batches(EVAL_UTTS, processes, in_step):
             outputs = self.module.adapter(batch.states, batch.lengths)
             loss, tokens = self.module.head.loss(*outputs, [self.module.head.classes_of(e.transcript) for e in some])
             sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
@@ -229,8 +238,7 @@ class Instruct(SpeechObjective):
         """Dev loss per answer token; WER of the asr and BLEU of the ast utterances, generated."""
         sums = {"loss": 0.0, "tokens": 0}
         texts: list[tuple[str, str, str, str]] = []
-        for some in self.dev_batches(self.config.data.batch_utts, processes, in_step):
-            batch = self.ready(Reader(some, self.reader.encoder).read(some), processes.device)
+        for some, batch in self.dev_batches(self.config.data.batch_utts, processes, in_step):
             loss, tokens = self.module(batch)["ce"]
             sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
             seconds = [e.shards.entries[e.utt].seconds for e in some]

@@ -334,13 +334,17 @@ def test_a_damaged_recording_costs_itself_alone_and_is_named(recordings, setting
         tar.seek(hurt.offset + 100)
         tar.write(b"\xff" * 50)
     (tmp_path / "text").write_text((folder / "data" / "text").read_text())
-    dev = f"asr:{recordings[0]}/audio:{tmp_path}/text"
+    dev = f"asr:{folder}/audio:{tmp_path}/text"
     words = ["train", "warm_start", "--out", tmp_path / "run", "--source", f"asr:{folder}/audio:{tmp_path}/text"]
     words += ["--dev", dev, "--set", *recordings[1], *settings, "warm_start.steps=4"]
     assert mooer(*words) == 0
     named = (tmp_path / "run" / "lost.tsv").read_text().splitlines()
     assert {line.split("\t")[0] for line in named} == {"tt-weasels"} and "damaged at 'tt-weasels'" in named[0]
-    assert "1 utterances cannot be read" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 utterances cannot be read" in told and "dev set: 1 utterances cannot be read: tt-weasels" in told
+    instruct = [*words[:1], "instruct", *words[2:], "train.steps=2", "adapter.handover=raw"]
+    instruct[instruct.index("--out") + 1] = tmp_path / "llm"
+    assert mooer(*instruct) == 0
 
 
 def test_a_dry_run_tells_what_a_run_would_take_and_writes_nothing(corpus, settings, tmp_path, mooer, capsys):
