@@ -63,8 +63,8 @@ def generate(
 
 
 def _ctc_scorer(model: SpeechLLM, batch: Batch, config: DecodeConfig) -> list[CTCPrefixScorer]:
-    """The CTC head's voice in the search, if it is wanted and there is one."""
-    if config.ctc_weight == 0 or model.head is None:
+    """The CTC head's voice in the search, if it is wanted, there is one, and there are transcripts to score."""
+    if config.ctc_weight == 0 or model.head is None or set(batch.tasks) == {"ast"}:
         return []
     return [
         CTCPrefixScorer(

@@ -144,3 +144,15 @@ def test_a_strong_ctc_head_decides_what_is_transcribed_and_nothing_else(make_mod
         assert found[utt][0].text == model.tokenizer.decode(ids).strip() != alone[utt][0].text
     translated = decode(model, states, "acd", config, task="ast")
     assert translated == decode(model, states, "acd", without, task="ast")
+
+
+def test_ctc_is_not_computed_for_translations(make_model, states, monkeypatch):
+    """Its prefix scores over all tokens and frames cost more than the LLM's step, and a translation does not use them."""
+    model = make_model("posterior").eval()
+    asked = []
+    plain = model.ctc
+    monkeypatch.setattr(model, "ctc", lambda batch: asked.append(batch.tasks) or plain(batch))
+    config = DecodeConfig(beam=2, **{**SETTINGS, "ctc_weight": 0.3})
+    for task in ("ast", "asr"):
+        decode(model, states, "bc", config, task=task)
+    assert asked == [["asr", "asr"]]
