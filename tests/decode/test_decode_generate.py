@@ -147,7 +147,7 @@ def test_a_strong_ctc_head_decides_what_is_transcribed_and_nothing_else(make_mod
 
 
 def test_ctc_is_not_computed_for_translations(make_model, states, monkeypatch):
-    """Its prefix scores over all tokens and frames cost more than the LLM's step, and a translation does not use them."""
+    """Prefix scores over all tokens and frames cost more than a step of the LLM, and a translation uses none."""
     model = make_model("posterior").eval()
     asked = []
     plain = model.ctc
