@@ -139,11 +139,11 @@ class Trainer:
         window.add(*found[:2], time.monotonic() - started, found[2])
         return {**window.means(), **window.speed(self._peak()), "memory_gib": memory_gib(self.processes.device)}
 
-    def _one_step(self, stream: Iterator[tuple[Batch, Place]]) -> tuple[dict, dict, dict] | None:
+    def _one_step(self, turns: Iterator[tuple[Batch, Place]]) -> tuple[dict, dict, dict] | None:
         """Summed losses, tokens and facts of one optimizer step of all processes; None when it was passed over."""
         self.objective.module.train()
         device = self.processes.device
-        batches, places = zip(*(next(stream) for _ in range(self.config.accumulate)), strict=True)
+        batches, places = zip(*(next(turns) for _ in range(self.config.accumulate)), strict=True)
         self._name_lost(batches)
         own = [{} if batch.void else self.objective.counts(batch) for batch in batches]
         counts = self.processes.sums(_add(own))

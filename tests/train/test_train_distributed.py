@@ -16,8 +16,10 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mooer_tk.data.kaldi_dir import write_table
+from mooer_tk.llm.checkpoint import load_model
 from mooer_tk.train.checkpoints import list_checkpoints, load_weights
 from mooer_tk.train.watch import OF_THE_CLOCK
 
@@ -148,6 +150,17 @@ def test_only_what_is_trained_is_in_a_checkpoint_and_the_first_process_writes_it
         assert (path / "optimizer.pt").is_file() == ("zero" not in run.name)
     parts = list((list_checkpoints(split_run("zero-2") / "checkpoints")[-1][0] / "engine").glob("*optim_states.pt"))
     assert len(parts) == 2
+
+
+def test_a_model_trained_in_parts_is_exported_whole(split_run, mooer, tmp_path):
+    """ZeRO-3 leaves each process a piece of every weight; peers' users could not put them together again."""
+    exported = {}
+    for name in ("one", "zero-3"):
+        assert mooer("average", split_run(name), tmp_path / name, "--last", 1) == 0
+        exported[name] = load_file(tmp_path / name / "lora" / "adapter_model.safetensors")
+        load_model(tmp_path / name)
+    for key, weight in exported["one"].items():
+        torch.testing.assert_close(exported["zero-3"][key], weight, atol=1e-4, rtol=0)
 
 
 KILLED = {"torch": [], "zero-2": [DEEPSPEED]}
