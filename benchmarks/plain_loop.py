@@ -1,7 +1,8 @@
 """How MooER's published loop trains, written by us for comparison; each of its habits can be switched off.
 
-Fixed batches of eight in shuffled order, padded to the longest; the encoder runs in every step; the LM head is applied
-to all positions, prompt and padding included. Model, data, optimizer and precision are those of the toolkit's recipe.
+Fixed batches of eight in shuffled order, padded to the longest: what stands before the answers on the left, the answers
+on the right. The encoder runs in every step; the LM head is applied to all positions, prompt and padding included. Model,
+data, optimizer and precision are those of the toolkit's recipe.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mooer_tk.train.batches import Reader
 from mooer_tk.train.examples import Example
 
 BATCH = 8
+WARM_UP = 10  # steps
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class PlainLoop:
         self.model.pack = habits.pack
         self.reader = Reader(examples)
         self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+        self.rate, self.taken = rate, 0
 
     def steps(self, seed: int) -> Iterator[tuple[int, int, int]]:
         """Take steps for ever: answer tokens, positions with content and all positions of each."""
@@ -64,6 +67,8 @@ class PlainLoop:
         batch = self._batch(examples)
         loss, tokens = self._all_logits(batch) if self.habits.all_logits else self.model(batch)["ce"]
         (loss / tokens).backward()
+        self.taken += 1
+        self.optimizer.param_groups[0]["lr"] = self.rate * min(1.0, self.taken / WARM_UP)
         nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -87,13 +92,16 @@ class PlainLoop:
     def _all_logits(self, batch: Batch) -> tuple[Tensor, int]:
         """Labels of -100 outside the answers, and transformers' own forward, as published."""
         speech, lengths = self.model.speech(batch.states, batch.lengths)
-        sequences, _ = self.model.join(speech, lengths, batch.tasks, batch.answers)
-        inputs = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-        sizes = torch.tensor([len(one) for one in sequences])
-        mask = (torch.arange(inputs.shape[1])[None] < sizes[:, None]).long()
-        labels = torch.full(mask.shape, -100)
-        for row, answer, length in zip(labels, batch.answers, mask.sum(1).tolist(), strict=True):
-            row[length - len(answer) : length] = torch.tensor(answer)
+        sequences, starts = self.model.join(speech, lengths, batch.tasks, batch.answers)
+        before = max(starts)
+        shape = (len(sequences), before + max(len(answer) for answer in batch.answers))
+        inputs = torch.zeros(*shape, sequences[0].shape[1])
+        mask, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
+        for i, (sequence, start, answer) in enumerate(zip(sequences, starts, batch.answers, strict=True)):
+            # The published collator pads what stands before the answer on the left, the answer on the right.
+            place = slice(before - start, before - start + len(sequence))
+            inputs[i, place], mask[i, place] = sequence, 1
+            labels[i, before : before + len(answer)] = torch.tensor(answer)
         with autocast(self.model.precision):
             logits = self.model.llm(inputs_embeds=inputs, attention_mask=mask, use_cache=False).logits
         shifted = logits[:, :-1].float().flatten(0, 1)

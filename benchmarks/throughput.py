@@ -17,7 +17,7 @@ from mooer_tk.train.batches import Reader, plan_epoch
 from mooer_tk.train.examples import Example
 
 SEED = 7
-PACK = 256
+PACK = 400
 
 
 def measure(recipe: Recipe, out: Path, tokens: int) -> list[dict[str, Any]]:

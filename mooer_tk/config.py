@@ -67,7 +67,7 @@ class DataConfig:
     max_seconds: float = 20.0  # MooER: 2,000 frames
     batch_positions: int = 1200  # budget of a micro-batch: padded positions (speech + prompt + answer)
     batch_utts: int = 32  # and never more utterances than this
-    pack_positions: int = 0  # rows of this many positions hold several utterances each; 0: one a row, padded
+    pack_positions: int = 0  # rows of about so many positions hold several utterances; 0: one a row, padded
     shuffle_utts: int = 0  # shuffle within so many, shard by shard, where random reads are slow; 0: over everything
     workers: int = 0  # processes that read ahead; for audio shards, a few for each GPU
 

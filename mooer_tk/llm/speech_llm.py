@@ -5,6 +5,7 @@ The encoder stands outside: it is frozen, so its states are cached once and read
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +69,7 @@ class SpeechLLM(nn.Module):
         prompt: the one prompt object.
 
     `precision` is that of the LLM's matrix products in training (mooer_tk/precision.py); `pack` puts utterances into
-    rows of so many positions together (0: a row each, padded); `fill` tells of the last micro-batch.
+    rows of about so many positions together (0: a row each, padded); `fill` tells of the last micro-batch.
     """
 
     def __init__(
@@ -185,24 +186,18 @@ class SpeechLLM(nn.Module):
 
 
 def pack(sizes: list[int], room: int) -> list[list[int]]:
-    """Put sequences into rows of `room` positions, the longest first, each into the fullest row that it fits.
+    """Share sequences out into as few rows as `room` positions each allow, the longest first, always into the emptiest.
 
-    A sequence longer than `room` makes that the room of all. Room 0 gives every sequence its own row.
+    Rows of like length waste the least; one may become longer than `room`. Room 0 gives every sequence its own row.
     """
     if not room:
         return [[i] for i in range(len(sizes))]
-    room = max(room, *sizes)
-    rows: list[list[int]] = []
-    left: list[int] = []
+    rows: list[list[int]] = [[] for _ in range(min(math.ceil(sum(sizes) / room), len(sizes)))]
+    filled = [0] * len(rows)
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        fits = [row for row, free in enumerate(left) if free >= sizes[i]]
-        if fits:
-            row = min(fits, key=left.__getitem__)
-            rows[row].append(i)
-            left[row] -= sizes[i]
-        else:
-            rows.append([i])
-            left.append(room - sizes[i])
+        row = filled.index(min(filled))
+        rows[row].append(i)
+        filled[row] += sizes[i]
     return rows
 
 

@@ -208,7 +208,7 @@ def test_bfloat16_products_give_nearly_the_same_loss_and_gradients(make_model):
 @pytest.mark.parametrize("room", [1, 60, 10_000])
 @pytest.mark.parametrize("handover", ["raw", "posterior"])
 def test_packed_utterances_do_not_see_each_other(make_model, handover, room):
-    """Same losses and gradients as one utterance a row; with room 1 the longest utterance sets the room."""
+    """Same losses and gradients as one utterance a row; with room 1 all have their own row again."""
     losses, gradients, fills = [], [], []
     for pack_positions in (0, room):
         model = shake_lora(make_model(handover, head=True))
@@ -245,8 +245,8 @@ def test_rows_hold_every_sequence_once_and_are_nearly_full():
     sizes = torch.randint(20, 200, (300,), generator=rng).tolist()
     rows = pack(sizes, 512)
     assert sorted(i for row in rows for i in row) == list(range(300))
-    assert max(sum(sizes[i] for i in row) for row in rows) <= 512
-    assert sum(sizes) / (512 * len(rows)) > 0.97
-    # The longest makes the room of all.
-    assert pack([5, 900, 7, 890], 100) == [[1], [3, 2], [0]]
-    assert pack([3, 4], 0) == [[0], [1]]
+    longest = max(sum(sizes[i] for i in row) for row in rows)
+    assert longest < 1.1 * 512
+    assert sum(sizes) / (longest * len(rows)) > 0.98
+    assert sorted(pack([5, 900, 7, 890], 1000)) == [[1, 0], [3, 2]]
+    assert pack([3, 4], 0) == [[0], [1]] and pack([3, 4], 1) == [[1], [0]]
