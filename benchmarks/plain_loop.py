@@ -1,7 +1,7 @@
 """How MooER's published loop trains, written by us for comparison; each of its habits can be switched off.
 
 Fixed batches of eight in shuffled order, padded to the longest: what stands before the answers on the left, the answers
-on the right. The encoder runs in every step; the LM head is applied to all positions, prompt and padding included. Model,
+on the right. The encoder runs in every step, the LM head is applied to all positions, prompt and padding too. Model,
 data, optimizer and precision are those of the toolkit's recipe.
 """
 
