@@ -33,6 +33,9 @@ class Habits:
     all_logits: bool = True  # the LM head on all positions, instead of those of the answers
     plan: tuple[tuple[int, ...], ...] = ()  # batches to take instead of eight in shuffled order
     pack: int = 0  # positions of a row that utterances share; 0: one a row
+    dtype: str = (
+        ""  # of the LLM's frozen weights; "" is the recipe's, float32, which every step rounds for its products
+    )
 
 
 class PlainLoop:

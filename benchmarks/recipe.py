@@ -65,11 +65,12 @@ class Recipe:
         sources = [Source.parse(line) for line in lines]
         return load_examples(sources, config.train.data, named_prompt(config.prompt), tokenizer, None, max_skip=0.9)
 
-    def model(self) -> SpeechLLM:
-        """The recipe's model as stage 5 starts with it: always the same."""
+    def model(self, dtype: str = "") -> SpeechLLM:
+        """The model as stage 5 starts with it, always the same; `dtype` of the frozen weights if not the recipe's."""
         import torch
 
         config = self.config
+        config.llm.dtype = dtype or config.llm.dtype
         torch.manual_seed(config.train.seed)
         weights = load_adapter(self.warm_start)
         model = build_model(config, len(weights["adapter.mean"]), adapter=weights, llm=load_llm(config.llm))

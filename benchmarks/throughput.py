@@ -41,10 +41,11 @@ def measure(recipe: Recipe, out: Path, tokens: int) -> list[dict[str, Any]]:
         "+ LM head on answers only": Habits(encodes=False, all_logits=False),
         "+ buckets and a position budget": Habits(encodes=False, all_logits=False, plan=buckets),
         "+ packing": Habits(encodes=False, all_logits=False, plan=buckets, pack=PACK),
+        "+ frozen weights in bfloat16": Habits(False, False, buckets, PACK, "bfloat16"),
     }
     encoder, wavs, rows = build_encoder(config.encoder), recipe.wavs(), []
     for name, habits in variants.items():
-        model = recipe.model()
+        model = recipe.model(habits.dtype)
         loop = PlainLoop(model, examples, wavs, encoder, habits, config.train.optim.lr)
         rows.append({"variant": name, **_run(loop, tokens), "dev loss": round(_dev_loss(model, dev), 3)})
         rows[-1]["ratio"] = round(rows[-1]["tokens/s"] / rows[0]["tokens/s"], 2)
