@@ -110,12 +110,20 @@ def sweep_leftovers(folder: Path | str) -> None:
     """Remove temporary files and directories that a killed process left in `folder`."""
     for leftover in Path(folder).glob(".*.tmp"):
         owner = leftover.suffixes[-2].lstrip(".") if len(leftover.suffixes) > 1 else ""
-        if owner.isdigit() and Path(f"/proc/{owner}").exists():
+        if owner.isdigit() and _is_running(owner):
             continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    """True for a process that lives; one that has ended but that nobody has asked for yet has no command line."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -31,13 +31,9 @@ EVAL_UTTS = 64
 
 
 def set_classes(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> None:
-    """Give examples their CTC targets, and log what the loss cannot learn: tokens that the head lacks, and utterances
-    with more tokens than frames.
+    """Give examples their CTC targets, and log what that loss cannot learn at `rate` encoder states per frame.
 
-    Args:
-        examples: what is trained on.
-        head: the CTC head.
-        rate: encoder states per frame of the head.
+    Left out are tokens that the head lacks, and utterances with more tokens than frames.
     """
     tokens = unknown = 0
     long = []

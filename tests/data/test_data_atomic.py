@@ -147,3 +147,19 @@ def test_the_marker_tells_settings_and_inputs_apart(tmp_path: Path) -> None:
     assert not is_done(tmp_path, mark)
     write_json(tmp_path / "done.json", [])
     assert not is_done(tmp_path, mark)
+
+
+def test_what_a_process_left_that_has_ended_but_was_not_waited_for_is_swept(tmp_path):
+    """The pools of a killed run end so where the machine's first process does not ask for them."""
+    ended = os.fork()
+    if ended == 0:
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{ended}").exists()
+        (tmp_path / f".a.flac.{ended}.tmp").write_text("half")
+        (tmp_path / f".b.flac.{os.getpid()}.tmp").write_text("being written")
+        sweep_leftovers(tmp_path)
+    finally:
+        os.waitpid(ended, 0)
+    assert os.listdir(tmp_path) == [f".b.flac.{os.getpid()}.tmp"]
