@@ -6,15 +6,18 @@ git hash are written to the experiment directory.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import subprocess
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mooer_tk.errors import UserError, nearest
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -84,6 +87,10 @@ class AugmentConfig:
     freq_width: int = 27
     time_masks: int = 0  # SpecAugment: masks over frames, of at most `time_share` of the utterance each
     time_share: float = 0.05
+    time_width: int = 0  # and never more frames than this; 0 is no such limit
+    sub_masks: int = 0  # stretches of at most `sub_width` frames that an earlier stretch is copied over (spec-sub)
+    sub_width: int = 30
+    trim_width: int = 0  # cut up to so many frames from the end, if that is less than half (spec-trim)
 
 
 @dataclass
@@ -155,24 +162,15 @@ class Config:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
 
-def load_config(path: Path | str | None, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file and apply `section.key=value` overrides.
+def load_config(path: Path | str | None, overrides: list[str] | None = None, kind: type[T] = Config) -> T:
+    """Read a YAML file into a dataclass and apply `section.key=value` overrides.
 
     Raises:
         UserError: unreadable YAML, an unknown key (the nearest known one is named), or a value of the wrong type.
     """
     import yaml
 
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise UserError(f"cannot read the config {path}: {error.strerror}.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"the config {path} is no valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"the config {path} must hold sections with keys, found {values!r:.60}.")
+    values = _read(path) if path is not None else {}
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals:
@@ -181,7 +179,26 @@ def load_config(path: Path | str | None, overrides: list[str] | None = None) -> 
             _set(values, key.split("."), yaml.safe_load(value), override)
         except yaml.YAMLError as error:
             raise UserError(f"override '{override}': the value is no valid YAML: {error}") from error
-    return _build(Config, values, "", str(path or "command line"))
+    return _build(kind, values, "", str(path or "command line"))
+
+
+def system_of(path: Path | str) -> str:
+    """Which system a YAML is for: "mooer", or "u2pp" where it says so."""
+    return str(_read(path).get("system", "mooer"))
+
+
+def _read(path: Path | str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"the config {path} is no valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"the config {path} must hold sections with keys, found {values!r:.60}.")
+    return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -189,11 +206,19 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def dump(config: Config) -> str:
+def dump(config: Any) -> str:
     """The resolved config as YAML."""
     import yaml
 
     return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def essence(config: Any) -> str:
+    """The config without what changes no result: a run may go on with more readers or another log."""
+    same = copy.deepcopy(config)
+    for settings in (one for one in vars(same).values() if isinstance(one, TrainConfig)):
+        settings.data.workers = settings.log_every = settings.save_every = settings.keep_last = 0
+    return dump(same)
 
 
 def git_hash() -> str:

@@ -13,7 +13,7 @@ from mooer_tk.progress import log
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("run", type=Path, help="directory of an instruct run (stage 5)")
+    parser.add_argument("run", type=Path, help="directory of an instruct or u2pp run (stage 5)")
     parser.add_argument("out", type=Path, help="directory for the exported model")
     parser.add_argument("--best", type=int, default=3, help="how many checkpoints, by dev criterion")
     parser.add_argument("--last", type=int, default=0, help="the newest so many instead")
@@ -30,6 +30,12 @@ def run(args: argparse.Namespace) -> int:
     mark = fingerprint([(path.name, state) for path, state in chosen], args.run / "done.json")
     if is_done(args.out, mark):
         log(f"{args.out} is up to date")
+        return 0
+    if (args.run / "start").is_dir():
+        from mooer_tk.u2pp.job import export
+
+        export(args.run, args.out, [path for path, _ in chosen])
+        mark_done(args.out, mark)
         return 0
     weights = average([path for path, _ in chosen])
     adapter = {name: value for name, value in weights.items() if name.startswith(("adapter.", "head."))}

@@ -1,4 +1,4 @@
-"""Decode cached states with a trained model: hypotheses, n-best lists and guard counts (stage 7)."""
+"""Decode cached states, or audio shards with a U2++ model: hypotheses, n-best lists and guard counts (stage 7)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("states", type=Path, help="directory of shards (stage 3)")
     parser.add_argument("out", type=Path, help="directory for the hypotheses")
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", type=Path, help="exp/NAME, an exported model, or a release of MooER")
+    which.add_argument("--model", type=Path, help="exp/NAME, an exported model (U2++ too), or a release of MooER")
     which.add_argument("--warm-start", type=Path, help="directory of a warm start: CTC-greedy, without the LLM")
     parser.add_argument("--config", type=Path, help="the YAML of a release, which has none of its own")
     parser.add_argument("--task", choices=("asr", "ast", "asr_ast"), default="asr")
@@ -25,7 +25,13 @@ def run(args: argparse.Namespace) -> int:
     """Decode."""
     from mooer_tk.decode.directory import decode_directory
     from mooer_tk.llm.checkpoint import model_folder
+    from mooer_tk.u2pp.model import is_u2pp
 
+    if args.model and is_u2pp(args.model):
+        from mooer_tk.u2pp.recogniser import decode_audio
+
+        decode_audio(args.states, args.model, args.out, args.set, args.nbest)
+        return 0
     if args.warm_start:
         from mooer_tk.decode.ctc import decode_ctc
 

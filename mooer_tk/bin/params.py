@@ -2,6 +2,7 @@
 
 mooer params conf/mooer_7b.yaml
 mooer params conf/mooer_7b.yaml --memory --batch 8 --zero 2 --gpus 8
+mooer params conf/moe_1b.yaml --vocabulary 5000
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mooer_tk.config import load_config
+from mooer_tk.config import load_config, system_of
 from mooer_tk.llm.counting import count, memory
 
 
@@ -21,11 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, help="utterances of a micro-batch")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each of them")
     parser.add_argument("--zero", type=int, default=2, help="ZeRO stage, 0 to 3")
+    parser.add_argument("--vocabulary", type=int, default=5000, help="U2++: units, where model.units names none")
     parser.add_argument("--gpus", type=int, default=1, help="GPUs that share what ZeRO shares out")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables."""
+    if system_of(args.config) == "u2pp":
+        return _u2pp(args)
     config = load_config(args.config, args.set)
     shape = count(config)
     for name in ("encoder", "adapter", "lora", "llm"):
@@ -39,4 +43,23 @@ def run(args: argparse.Namespace) -> int:
         for name, gib in parts.items():
             print(f"  {name:<36} {gib:>7.2f} GiB")
         print(f"  {'each GPU':<36} {sum(parts.values()):>7.2f} GiB")
+    return 0
+
+
+def _u2pp(args: argparse.Namespace) -> int:
+    """Parameters of the parts of a U2++ model, and those that one frame goes through."""
+    import torch
+
+    from mooer_tk.moe.layer import active
+    from mooer_tk.u2pp.config import U2ppConfig
+    from mooer_tk.u2pp.model import U2pp
+    from mooer_tk.u2pp.units import Units
+
+    model = load_config(args.config, args.set, U2ppConfig).model
+    vocabulary = Units(model.units).size if model.units else args.vocabulary
+    with torch.device("meta"):
+        whole = U2pp(model, vocabulary)
+    print(f"{'':<10} {'parameters':>15} {'active':>15}   ({vocabulary:,} units)")
+    for name, part in (*whole.named_children(), ("all", whole)):
+        print(f"{name:<10} {sum(p.numel() for p in part.parameters()):>15,} {active(part):>15,}")
     return 0

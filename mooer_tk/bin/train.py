@@ -13,7 +13,6 @@ The same command goes on where a killed run stopped. Several processes, on one h
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mooer_tk.config import Config, dump, git_hash, load_config
+from mooer_tk.config import Config, dump, essence, git_hash, load_config
 from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, sole_writer, write_json, write_text
 from mooer_tk.errors import UserError
@@ -34,11 +33,12 @@ if TYPE_CHECKING:
     from mooer_tk.llm.checkpoint import Parts
     from mooer_tk.train.examples import Source
     from mooer_tk.train.processes import Processes
+    from mooer_tk.u2pp.job import U2ppJob
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("kind", choices=("warm_start", "instruct"))
+    parser.add_argument("kind", choices=("warm_start", "instruct", "u2pp"))
     parser.add_argument("--config", type=Path, help="experiment YAML")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument("--out", type=Path, required=True, help="directory of the run")
@@ -128,7 +128,11 @@ class Job:
     mark: str
 
 
-def _read_job(args: argparse.Namespace) -> Job:
+def _read_job(args: argparse.Namespace) -> Job | U2ppJob:
+    if args.kind == "u2pp":
+        from mooer_tk.u2pp.job import read_job
+
+        return read_job(args)
     from mooer_tk.adapters.table import resolve_stack
     from mooer_tk.llm.checkpoint import model_files, read_parts
     from mooer_tk.train.examples import Source
@@ -146,16 +150,8 @@ def _read_job(args: argparse.Namespace) -> Job:
     inputs = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
     inputs += [args.init] if args.init else []
     inputs += model_files(args.init_model) if args.init_model else []
-    mark = fingerprint(_essence(config), args.kind, args.source, args.dev, *inputs)
+    mark = fingerprint(essence(config), args.kind, args.source, args.dev, *inputs)
     return Job(config, parts, sources, dev, mark)
-
-
-def _essence(config: Config) -> str:
-    """The config without what changes no result: a run may go on with more readers or another log."""
-    same = copy.deepcopy(config)
-    for settings in (same.warm_start, same.train):
-        settings.data.workers = settings.log_every = settings.save_every = settings.keep_last = 0
-    return dump(same)
 
 
 def _put_other_run_aside(out: Path, mark: str) -> None:
@@ -173,6 +169,10 @@ def _put_other_run_aside(out: Path, mark: str) -> None:
 
 def _objective(args: argparse.Namespace, job: Job, processes: Processes, out: Path | None) -> tuple:
     """The objective and its settings; reports go to `out`, if there is one."""
+    if args.kind == "u2pp":
+        from mooer_tk.u2pp.job import build_objective
+
+        return build_objective(args, job, out), job.config.train
     from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
     from mooer_tk.adapters.table import build_adapter, resolve_stack
     from mooer_tk.encoders.table import build_encoder

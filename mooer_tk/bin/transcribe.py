@@ -1,12 +1,28 @@
-"""Transcribe or translate audio files (wav, flac, mp3, ogg, ...; any rate, mono or stereo) with a trained model."""
+"""Transcribe or translate audio files (wav, flac, mp3, ogg, ...; any rate, mono or stereo) with a trained model.
+
+With --stream a U2++ model tells what it hears while the audio arrives; - is raw 16-bit mono at 16 kHz from a pipe:
+  arecord -q -t raw -f S16_LE -r 16000 | mooer transcribe - --stream --model exp/u2pp
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio
+from mooer_tk.errors import UserError
+
+if TYPE_CHECKING:
+    from mooer_tk.u2pp.recogniser import Recogniser
+
+PIECE_SAMPLES = SAMPLE_RATE // 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,15 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=("asr", "ast", "asr_ast"), default="asr", help="transcript, English translation, or both"
     )
+    parser.add_argument("--stream", action="store_true", help="U2++: partial results as the audio arrives")
+    parser.add_argument("--chunk", type=int, default=-1, help="U2++: encoder frames (40 ms) heard at once; -1: all, 16")
+    parser.add_argument("--left-chunks", type=int, default=-1, help="U2++: chunks that are remembered; -1: all")
     parser.add_argument("--beam", type=int, help="beam size (default: the model's)")
     parser.add_argument("--json", action="store_true", help="one JSON object a file instead of plain text")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one transcript a file; status 1 when a file could not be used."""
-    from mooer_tk.decode.files import FileTranscriber
+    from mooer_tk.u2pp.model import is_u2pp
 
-    transcriber = FileTranscriber(args.model, args.beam, args.config)
+    if is_u2pp(args.model):
+        from mooer_tk.u2pp.recogniser import Recogniser
+
+        beam = [] if args.beam is None else [f"decode.beam={args.beam}"]
+        chunks = [f"decode.chunk={args.chunk}", f"decode.left_chunks={args.left_chunks}"]
+        transcriber = Recogniser(args.model, beam + chunks)
+        if args.stream:
+            return _stream(args, transcriber)
+    elif args.stream:
+        raise UserError(f"--stream needs a U2++ model, and {args.model} is none.")
+    else:
+        from mooer_tk.decode.files import FileTranscriber
+
+        transcriber = FileTranscriber(args.model, args.beam, args.config)
     failed = False
     for file in args.files:
         transcript = transcriber(file, args.task)
@@ -40,3 +72,38 @@ def run(args: argparse.Namespace) -> int:
             for text in transcript.texts.values():
                 print(f"{name}{text}", flush=True)
     return 1 if failed else 0
+
+
+def _stream(args: argparse.Namespace, recogniser: Recogniser) -> int:
+    """Feed every file in pieces of a tenth of a second, and print what is heard, line by line."""
+    from mooer_tk.u2pp.stream import Stream
+
+    failed = False
+    for file in args.files:
+        stream = Stream(recogniser)
+        try:
+            for piece in _pieces(file):
+                _print_heard(args, file, stream.accept(piece))
+        except AudioError as error:
+            failed = True
+            print(f"mooer transcribe: {error}", file=sys.stderr)
+        _print_heard(args, file, stream.finish())
+    return 1 if failed else 0
+
+
+def _pieces(file: str) -> Iterator[np.ndarray]:
+    if file != "-":
+        samples = load_audio(file)
+        yield from (samples[i : i + PIECE_SAMPLES] for i in range(0, len(samples), PIECE_SAMPLES))
+        return
+    while raw := sys.stdin.buffer.read(2 * PIECE_SAMPLES):
+        # A pipe that breaks may leave half a sample.
+        yield np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<i2").astype(np.float32) / 2**15
+
+
+def _print_heard(args: argparse.Namespace, file: str, heard: list) -> None:
+    for one in heard:
+        if args.json:
+            print(json.dumps({"file": file, **asdict(one)}, ensure_ascii=False), flush=True)
+        else:
+            print(f"{one.begin:7.2f} -{one.end:7.2f}  {one.text}{'' if one.final else ' ...'}", flush=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,16 +48,14 @@ def decode_directory(
     model, saved = load_model(model_dir, release)
     model.prompt.check_task(task)
     config = config or saved.decode
-    out.mkdir(parents=True, exist_ok=True)
-    done = ResultLog(out / "nbest.jsonl", mark)
-    # Longest first: memory trouble shows at once, and utterances of like length share a batch.
-    missing = sorted((utt for utt in shards if utt not in done.results), key=lambda utt: -shards.entries[utt].shape[0])
-    batches = [missing[i : i + config.batch_utts] for i in range(0, len(missing), config.batch_utts)]
-    for utts in track(batches, f"decoding {states} ({task})", len(batches), unit="batch"):
+
+    def answer(utts: list[str]) -> list[list[dict]]:
         seconds = [shards.entries[utt].seconds for utt in utts]
         answers = generate(model, states_batch(utts, shards, task), config, seconds=seconds, nbest=nbest)
-        done.add([{"utt": utt, "nbest": [vars(h) for h in nb]} for utt, nb in zip(utts, answers, strict=True)])
-    best = {utt: done.results[utt]["nbest"][0] for utt in shards}
+        return [[vars(hypothesis) for hypothesis in some] for some in answers]
+
+    results = decode_shards(shards, out, mark, config.batch_utts, answer, f"decoding {states} ({task})")
+    best = {utt: results[utt]["nbest"][0] for utt in shards}
     write_table(out / "hyp", {utt: " ".join(one["text"].split()) for utt, one in best.items()})
     if task == "asr_ast":
         for part in ("asr", "ast"):
@@ -65,6 +65,26 @@ def decode_directory(
     write_json(out / "guards.json", {"utterances": len(best), "capped": len(capped), "capped_utts": capped})
     log(f"{out}: {len(best)} utterances decoded, {len(capped)} ended by the length cap (named in guards.json)")
     mark_done(out, mark, task=task, model=str(model_dir), decode=to_dict(config))
+
+
+def decode_shards(
+    shards: ShardReader, out: Path, mark: str, batch_utts: int, answer: Callable[[list[str]], list[Any]], what: str
+) -> dict[str, dict[str, Any]]:
+    """Answer all utterances in batches, and keep what comes in `out/nbest.jsonl`: a killed run goes on at its batch.
+
+    Args:
+        mark: fingerprint of all that the answers depend on.
+        answer: utterance ids -> what is kept of each as "nbest".
+        what: is being done, for the progress.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    done = ResultLog(out / "nbest.jsonl", mark)
+    # Longest first: memory trouble shows at once, and utterances of like length share a batch.
+    missing = sorted((utt for utt in shards if utt not in done.results), key=lambda utt: -shards.entries[utt].shape[0])
+    batches = [missing[i : i + batch_utts] for i in range(0, len(missing), batch_utts)]
+    for utts in track(batches, what, len(batches), unit="batch"):
+        done.add([{"utt": utt, "nbest": nbest} for utt, nbest in zip(utts, answer(utts), strict=True)])
+    return done.results
 
 
 def states_batch(utts: list[str], shards: ShardReader, task: str) -> Batch:

@@ -7,6 +7,7 @@ from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.encoders.espnet import ESPnetEncoder
 from mooer_tk.encoders.paraformer import ParaformerEncoder
 from mooer_tk.encoders.self_supervised import SelfSupervisedEncoder
+from mooer_tk.encoders.u2pp import U2ppEncoder
 from mooer_tk.encoders.whisper import WhisperEncoder
 from mooer_tk.errors import UserError, nearest
 from mooer_tk.hub.models import resolve_model
@@ -22,6 +23,7 @@ ENCODERS = {
     "w2v-bert": _self_supervised,
     "hubert": _self_supervised,
     "wav2vec2": _self_supervised,
+    "u2pp": lambda c: U2ppEncoder(resolve_model(c.model).path, c.precision),
     "espnet": lambda c: ESPnetEncoder.load(c.model, c.precision),
 }
 

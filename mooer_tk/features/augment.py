@@ -41,7 +41,9 @@ class Augmenter:
     @property
     def active(self) -> bool:
         """Whether anything is changed at all."""
-        return bool(self.config.speed or self.noise or self.config.freq_masks or self.config.time_masks)
+        config = self.config
+        masks = config.freq_masks or config.time_masks or config.sub_masks or config.trim_width
+        return bool(config.speed or self.noise or masks)
 
     def generator(self, utt: str, epoch: int) -> np.random.Generator:
         """The random numbers of one utterance in one pass."""
@@ -61,21 +63,26 @@ class Augmenter:
         return samples.astype(np.float32)
 
     def features(self, features: Tensor, speech: int, rng: np.random.Generator) -> Tensor:
-        """SpecAugment (Park et al., arXiv 1904.08779): features (T, F), of which `speech` frames are speech -> (T, F).
+        """Change features (T, F), of which `speech` frames are speech -> (T', F), T' < T where the end is cut.
 
-        Masked values become the mean of the utterance's speech.
+        SpecAugment (Park et al., arXiv 1904.08779): masked values become the mean of the utterance's speech. spec-sub
+        copies an earlier stretch over a later one (U2++, arXiv 2106.05642), spec-trim cuts the end (WeNet).
         """
         config = self.config
-        if not config.freq_masks and not config.time_masks:
-            return features
-        features = features.clone()
-        mean = features[:speech].mean()
+        features, mean = features.clone(), features[:speech].mean()
+        for _ in range(config.sub_masks):
+            end = int(rng.integers(1, speech + 1))
+            begin = end - int(rng.integers(min(config.sub_width, end) + 1))
+            back = int(rng.integers(begin + 1))
+            features[begin:end] = features[begin - back : end - back].clone()
         for _ in range(config.freq_masks):
             width = int(rng.integers(min(config.freq_width, features.shape[1]) + 1))
             begin = int(rng.integers(features.shape[1] - width + 1))
             features[:speech, begin : begin + width] = mean
         for _ in range(config.time_masks):
-            width = int(rng.integers(int(config.time_share * speech) + 1))
+            most = int(config.time_share * speech)
+            width = int(rng.integers((min(most, config.time_width) if config.time_width else most) + 1))
             begin = int(rng.integers(speech - width + 1))
             features[begin : begin + width] = mean
-        return features
+        cut = int(rng.integers(config.trim_width + 1))
+        return features[: speech - cut] if 2 * cut < speech and cut else features

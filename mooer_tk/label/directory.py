@@ -11,8 +11,10 @@ from mooer_tk.data.kaldi_dir import TABLES, DataDir, Utterance, read_table, writ
 from mooer_tk.data.result_log import ResultLog
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.label.report import write_report
+from mooer_tk.label.u2pp_teacher import U2ppTeacher
 from mooer_tk.label.whisper_teacher import LONGEST_SECONDS, WhisperTeacher
 from mooer_tk.progress import log, track
+from mooer_tk.u2pp.model import is_u2pp
 
 BATCH_UTTS = 4
 
@@ -48,12 +50,12 @@ def label_directory(
     batches = [utterances[i : i + BATCH_UTTS] for i in range(0, len(utterances), BATCH_UTTS)]
     missing = [batch for batch in batches if any("skipped" in labels.get(u.utt, {"skipped": ""}) for u in batch)]
     if missing:
-        whisper = WhisperTeacher(teacher, language, threads=threads, beam=beam)
+        hears = build_teacher(teacher, language, threads=threads, beam=beam)
         left = [utterance for batch in missing for utterance in batch]
         done = len(utterances) - len(left)
         counted = track(left, f"labelling {data_dir}", len(utterances), done=done)
         while batch := list(itertools.islice(counted, BATCH_UTTS)):
-            log_of_labels.add(_label(whisper, batch, tasks, allow_pipe))
+            log_of_labels.add(_label(hears, batch, tasks, allow_pipe))
 
     skips = SkipReport(f"labels of {data_dir}", max_skip)
     for utt, label in labels.items():
@@ -75,7 +77,16 @@ def label_directory(
     mark_done(out, mark, utterances=len(kept), skipped=len(skips.reasons))
 
 
-def _label(whisper: WhisperTeacher, batch: list[Utterance], tasks: list[str], allow_pipe: bool) -> list[dict]:
+def build_teacher(name: str, language: str, *, threads: int = 0, beam: int = 1) -> WhisperTeacher | U2ppTeacher:
+    """The teacher of a name: the directory of a U2++ model (exp/NAME), or one of Whisper's."""
+    if is_u2pp(name):
+        return U2ppTeacher(name, threads=threads, beam=beam)
+    return WhisperTeacher(name, language, threads=threads, beam=beam)
+
+
+def _label(
+    teacher: WhisperTeacher | U2ppTeacher, batch: list[Utterance], tasks: list[str], allow_pipe: bool
+) -> list[dict]:
     results, waves = [], {}
     for utterance in batch:
         try:
@@ -86,6 +97,6 @@ def _label(whisper: WhisperTeacher, batch: list[Utterance], tasks: list[str], al
             waves.pop(utterance.utt, None)
             results.append({"utt": utterance.utt, "skipped": str(error)})
     if waves:
-        labels = whisper.label(list(waves.values()), tasks)
+        labels = teacher.label(list(waves.values()), tasks)
         results += [{"utt": utt, **label} for utt, label in zip(waves, labels, strict=True)]
     return results

@@ -58,7 +58,7 @@ class Objective(Protocol):
     def work(self, batch: Batch) -> tuple[Fill, float]:
         """How the batch that just went through filled the model, and its floating-point operations."""
 
-    def evaluate(self, processes: Processes, in_step: bool) -> dict[str, float]:
+    def evaluate(self, processes: Processes, in_step: bool, step: int) -> dict[str, float]:
         """Dev scores; "criterion" (lower is better) chooses the checkpoints that are kept."""
 
 
@@ -223,7 +223,7 @@ class Trainer:
         self.objective.module.eval()
         # Generation and dropout-free passes must not shift the training's random numbers.
         with torch.random.fork_rng(), torch.no_grad():
-            found = self.objective.evaluate(self.processes, self.engine.in_step)
+            found = self.objective.evaluate(self.processes, self.engine.in_step, self.step)
         scores = {name: round(value, 4) for name, value in found.items()}
         if self.log:
             self.log.add({"kind": "dev", "step": self.step, "epoch": self.place[0], **scores})

@@ -168,7 +168,7 @@ class WarmStart(SpeechObjective):
         trained = sum(p.numel() for p in self.module.parameters()) + self.module.head.rows.numel()
         return fill, 6.0 * trained * fill.positions
 
-    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
+    def evaluate(self, processes: Processes, in_step: bool = False, step: int = 0) -> dict[str, float]:
         """Dev CTC loss and CTC-greedy WER against the dev transcripts."""
         sums = {"loss": 0.0, "tokens": 0}
         texts: list[tuple[str, str, str]] = []
@@ -230,7 +230,7 @@ class Instruct(SpeechObjective):
         answers = sum(len(answer) for answer in batch.answers)
         return self.module.fill, training_flops(self.module, self.module.fill, answers)
 
-    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
+    def evaluate(self, processes: Processes, in_step: bool = False, step: int = 0) -> dict[str, float]:
         """Dev loss per answer token; WER of the asr and BLEU of the ast utterances, generated."""
         sums = {"loss": 0.0, "tokens": 0}
         texts: list[tuple[str, str, str, str]] = []
