@@ -24,6 +24,7 @@ from mooer_tk.weights import load_strictly
 HEADS = 4  # the one number of the shape that the weights do not show
 WEIGHT_FILES = ("paraformer-encoder.pth", "model.pt")
 EPS = 1e-12
+HINT = "Bring the file again, from MooER's release or FunASR's Paraformer, or give encoder.model another folder."
 
 
 class ParaformerEncoder(SpeechEncoder):
@@ -71,7 +72,7 @@ class ParaformerEncoder(SpeechEncoder):
             kernel = weights["encoders0.0.self_attn.fsmn_block.weight"].shape[-1]
             size = len(weights["after_norm.weight"])
         except KeyError as error:
-            raise UserError(f"{file} has no key {error}: it is no Paraformer encoder.") from error
+            raise UserError(f"{file} has no key {error}: it is no Paraformer encoder. {HINT}") from error
         layers = 1 + len({name.split(".")[1] for name in weights if name.startswith("encoders.")})
         with torch.device("meta"):
             encoder = cls(cmvn, size=size, inner=inner, layers=layers, kernel=kernel, precision=precision)
@@ -156,7 +157,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, all of them about this file
-        raise UserError(f"cannot read {file}: {error}") from error
+        raise UserError(f"cannot read {file}: {error}. {HINT}") from error
     found = found.get("state_dict", found)
     # model.pt is the whole recogniser: decoder and predictor are not ours to load.
     inner = {name.removeprefix("encoder."): value for name, value in found.items() if name.startswith("encoder.")}
