@@ -144,7 +144,10 @@ def write_rows(args: argparse.Namespace) -> None:
     print_table([{k: v for k, v in row.items() if k != "normaliser"} for row in rows], title=str(args.experiment))
     for row in rows:
         own = row["system"] != SYSTEMS["teacher"]
-        extra = {"trained on": f"{args.labels} labels" if own else "", "git": trained["git"] if own else git_hash()}
+        extra = {
+            "trained on": f"{args.labels} labels" if own else "",
+            "git": trained.get("git", "") if own else git_hash(),
+        }
         full = {"experiment": args.experiment.name, **row, **extra, "command": f"`{args.command}`"}
         update_table(args.results, "results", full, key=["experiment", "test set", "system", "metric"])
 

@@ -16,13 +16,13 @@ from torch.utils.data import Dataset
 from mooer_tk.config import TrainConfig
 from mooer_tk.errors import UserError
 from mooer_tk.llm.speech_llm import Batch, Fill
-from mooer_tk.progress import log, track
+from mooer_tk.progress import clock, log, track
 from mooer_tk.train.batches import Place, stream
 from mooer_tk.train.checkpoints import list_checkpoints, restore, save_checkpoint
 from mooer_tk.train.engine import build_engine
 from mooer_tk.train.processes import Processes
 from mooer_tk.train.schedule import learning_rate
-from mooer_tk.train.watch import TrainLog, Window, memory_gib, peak_flops, step_facts, time_left
+from mooer_tk.train.watch import TrainLog, Window, memory_gib, peak_flops
 
 NO_MEMORY = ("out of memory", "can't allocate memory")
 LOST = "/lost"  # beside the names of losses
@@ -116,8 +116,7 @@ class Trainer:
             if found:
                 window.add(*found[:2], time.monotonic() - started, found[2])
             if self.step % config.log_every == 0 and window.counts:
-                seconds = time.monotonic() - begun
-                self._tell(window, found, seconds, time_left(seconds, self.step - first, config.steps - self.step))
+                self._tell(window, found, time.monotonic() - begun, self.step - first)
                 window = Window()
             last = self.step == config.steps
             if last or self.step % config.eval_every == 0:
@@ -160,7 +159,7 @@ class Trainer:
         if counts.pop(LOST):
             self._name_lost(lost)
         sums: list[dict[str, float]] = []
-        work = []
+        work: list[dict[str, float]] = []
         for batch in batches:
             try:
                 losses = self.engine(self.objective.ready(batch, device))
@@ -172,8 +171,9 @@ class Trainer:
                     raise self._too_large(batch, error) from error
                 raise
             sums.append({} if batch.void else {name: total.item() for name, (total, _) in losses.items()})
-            work.append(self.objective.work(batch))
-        facts = step_facts(work)
+            fill, flops = self.objective.work(batch)
+            work.append({"positions": fill.positions, "padded": fill.padded, "flops": flops})
+        facts = _add(work)
         totals = self.processes.sums({**_add(sums), **{f"/{name}": value for name, value in facts.items()}})
         facts = {name: totals.pop(f"/{name}") for name in facts}
         rate = learning_rate(self.step + 1, self.config.optim, self.config.steps)
@@ -226,9 +226,11 @@ class Trainer:
                 "be lost. Make their shards again (stage 3), or raise --max-skip if you accept the loss."
             )
 
-    def _tell(self, window: Window, found: tuple[dict, dict, dict] | None, seconds: float, left: str) -> None:
+    def _tell(self, window: Window, found: tuple[dict, dict, dict] | None, seconds: float, done: int) -> None:
+        """A line of the log; `seconds` went by for the `done` steps since the start."""
         if not self.journal:
             return
+        left = clock(seconds / done * (self.config.steps - self.step))
         facts = {name: found[2][name] for name in ("lr", "grad_norm")} if found else {}
         line = {"kind": "train", "step": self.step, "epoch": self.place[0], **window.means(), **facts}
         line |= {**window.speed(self._peak()), "memory_gib": memory_gib(self.processes.device)}
@@ -250,14 +252,8 @@ class Trainer:
     def _save(self, scores: dict[str, float]) -> None:
         epoch, position = self.place
         state = {"step": self.step, "epoch": epoch, "position": position, "bad_steps": self.bad_steps, **scores}
-        save_checkpoint(
-            self.folder / "checkpoints",
-            state,
-            self.engine,
-            self.processes,
-            keep=self.config.keep,
-            keep_last=self.config.keep_last,
-        )
+        keep = {"keep": self.config.keep, "keep_last": self.config.keep_last}
+        save_checkpoint(self.folder / "checkpoints", state, self.engine, self.processes, **keep)
 
     def _resume(self) -> dict[str, float]:
         """Go on from the newest checkpoint; the dev scores of the last evaluation before it."""
@@ -266,11 +262,8 @@ class Trainer:
         if found:
             path, state = found[-1]
             restore(path, state, self.engine, self.processes)
-            self.step, self.place, self.bad_steps = (
-                state["step"],
-                (state["epoch"], state["position"]),
-                state["bad_steps"],
-            )
+            self.step, self.bad_steps = state["step"], state["bad_steps"]
+            self.place = state["epoch"], state["position"]
             if self.processes.main:
                 log(f"going on from {path}")
         if not self.processes.main:
