@@ -82,14 +82,9 @@ class SpeechLLM(nn.Module):
         prompt: Prompt,
     ) -> None:
         super().__init__()
-        self.adapter = adapter
-        self.head = head
-        self.handover = handover
-        self.llm = llm
-        self.tokenizer = tokenizer
-        self.prompt = prompt
-        self.precision = "float32"
-        self.pack = 0
+        self.adapter, self.head, self.handover, self.llm = adapter, head, handover, llm
+        self.tokenizer, self.prompt = tokenizer, prompt
+        self.precision, self.pack = "float32", 0
         self.fill = Fill(0, 0, 0)
 
     def speech(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,12 +156,8 @@ class SpeechLLM(nn.Module):
         sequences, starts = [], []
         for row, length, task, answer in zip(speech, lengths.tolist(), tasks, answers, strict=True):
             before, after = around[task]
-            pieces = [
-                self._embed(embed, before),
-                row[:length].to(embed.weight.dtype),
-                self._embed(embed, after + answer),
-            ]
-            sequences.append(torch.cat(pieces))
+            left, right = (self._embed(embed, ids) for ids in (before, after + answer))
+            sequences.append(torch.cat([left, row[:length].to(embed.weight.dtype), right]))
             starts.append(len(before) + length + len(after))
         return sequences, starts
 

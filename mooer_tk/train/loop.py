@@ -20,7 +20,7 @@ from mooer_tk.progress import clock, log, track
 from mooer_tk.train.batches import Place, stream
 from mooer_tk.train.checkpoints import list_checkpoints, restore, save_checkpoint
 from mooer_tk.train.engine import build_engine
-from mooer_tk.train.processes import Processes
+from mooer_tk.train.processes import Processes, add_by_name
 from mooer_tk.train.schedule import learning_rate
 from mooer_tk.train.watch import TrainLog, Window, memory_gib, peak_flops
 
@@ -155,7 +155,7 @@ class Trainer:
         batches, places = zip(*(next(turns) for _ in range(self.config.accumulate)), strict=True)
         lost = {utt: why for batch in batches for utt, why in batch.lost.items() if utt not in self.lost}
         own = [{} if batch.void else self.objective.counts(batch) for batch in batches]
-        counts = self.processes.sums(_add([*own, {LOST: len(lost)}]))
+        counts = self.processes.sums(add_by_name([*own, {LOST: len(lost)}]))
         if counts.pop(LOST):
             self._name_lost(lost)
         sums: list[dict[str, float]] = []
@@ -173,8 +173,8 @@ class Trainer:
             sums.append({} if batch.void else {name: total.item() for name, (total, _) in losses.items()})
             fill, flops = self.objective.work(batch)
             work.append({"positions": fill.positions, "padded": fill.padded, "flops": flops})
-        facts = _add(work)
-        totals = self.processes.sums({**_add(sums), **{f"/{name}": value for name, value in facts.items()}})
+        facts = add_by_name(work)
+        totals = self.processes.sums({**add_by_name(sums), **{f"/{name}": value for name, value in facts.items()}})
         facts = {name: totals.pop(f"/{name}") for name in facts}
         rate = learning_rate(self.step + 1, self.config.optim, self.config.steps)
         finite = math.isfinite(sum(totals.values()))
@@ -279,11 +279,3 @@ class Trainer:
         scores = [line["criterion"] for line in self.journal.dev_scores()] if self.journal else []
         stalled = bool(scores) and len(scores) - 1 - scores.index(min(scores)) >= self.config.patience
         return self.processes.gather(stalled)[0]
-
-
-def _add(some: list[dict[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for one in some:
-        for name, value in one.items():
-            total[name] = total.get(name, 0) + value
-    return total

@@ -201,11 +201,8 @@ class Instruct(SpeechObjective):
         """The adapter's side, at its own share of the learning rate, and LoRA, if the LLM is not frozen."""
         adapter = [p for n, p in self.module.named_parameters() if p.requires_grad and not n.startswith("llm.")]
         lora = [p for n, p in self.module.named_parameters() if p.requires_grad and n.startswith("llm.")]
-        groups = [
-            {"params": adapter, "lr_scale": self.config.adapter_lr_scale},
-            {"params": lora, "lr_scale": 1.0},
-        ]
-        return [group for group in groups if group["params"]]
+        scales = ((adapter, self.config.adapter_lr_scale), (lora, 1.0))
+        return [{"params": params, "lr_scale": scale} for params, scale in scales if params]
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Answer tokens and, with CTC, target tokens."""
