@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, help="instruct: adapter.safetensors of a warm start (default: random)")
     parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME, or a release)")
     parser.add_argument("--dry-run", action="store_true", help="check all, take the heaviest step, write nothing")
-    parser.add_argument("--max-skip", type=float, default=0.1, help="share of skipped or lost utterances that stops it")
+    parser.add_argument(
+        "--max-skip", type=float, default=0.1, help="share of utterances that may be skipped or unreadable"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -251,7 +251,8 @@ class Trainer:
 
     def _save(self, scores: dict[str, float]) -> None:
         epoch, position = self.place
-        state = {"step": self.step, "epoch": epoch, "position": position, "bad_steps": self.bad_steps, **scores}
+        state = {"step": self.step, "epoch": epoch, "position": position, "bad_steps": self.bad_steps}
+        state |= {"lost": sorted(self.lost), **scores}
         keep = {"keep": self.config.keep, "keep_last": self.config.keep_last}
         save_checkpoint(self.folder / "checkpoints", state, self.engine, self.processes, **keep)
 
@@ -263,9 +264,13 @@ class Trainer:
             path, state = found[-1]
             restore(path, state, self.engine, self.processes)
             self.step, self.bad_steps = state["step"], state["bad_steps"]
-            self.place = state["epoch"], state["position"]
+            self.place, self.lost = (state["epoch"], state["position"]), set(state.get("lost", []))
             if self.processes.main:
                 log(f"going on from {path}")
+        elif self.processes.main:
+            # What an earlier run of other settings or data found is no longer true.
+            for name in ("lost.tsv", "bad_steps.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
         if not self.processes.main:
             return {}
         self.journal = TrainLog(self.folder, self.step)

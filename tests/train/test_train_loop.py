@@ -221,7 +221,9 @@ def test_too_little_memory_names_the_batch_and_the_settings(tmp_path):
 
 def test_what_cannot_be_read_is_named_once_however_often_it_is_met(tmp_path, capsys):
     toy = Toy([[0, 1], [2, 3]], unreadable=(1,))
-    Trainer(toy, replace(CONFIG, steps=6), tmp_path, max_lost=1).run()
+    (tmp_path / "lost.tsv").write_text("utt9\tof an earlier run\n")
+    for steps in (4, 6):
+        Trainer(toy, replace(CONFIG, steps=steps), tmp_path, max_lost=1).run()
     assert toy.seen.count([0, 1]) == 3
     assert (tmp_path / "lost.tsv").read_text() == "utt1\tdamaged\n"
     assert capsys.readouterr().err.count("cannot be read") == 1
