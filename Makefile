@@ -7,7 +7,7 @@
 #   EXTRAS=A,B        extras for `make install`                    (default none)
 #   langs="es fr"     languages that the demo translates to English (default es)
 #   DEMO_OPTS="..."   options for the demo recipe's run.sh
-#   PYTEST_OPTS="..." options for pytest, BENCH_OPTS="..." options for benchmarks/run.py
+#   PYTEST_OPTS="..." options for pytest, BENCH_OPTS="..." options for benchmarks.run
 
 VENV ?= .venv
 PYTHON ?=
@@ -72,7 +72,7 @@ format: ## rewrite the Python files the way that lint wants them
 
 bench: ## prepare the demo recipe if need be, measure, and rewrite BENCHMARKS.md (BENCH_OPTS="--only loading")
 	@$(INSTALL) --extras label
-	@$(WITH_VENV) python benchmarks/run.py $(BENCH_OPTS)
+	@$(WITH_VENV) python -m benchmarks.run $(BENCH_OPTS)
 
 clean: ## remove the environment and caches; data, exp and downloads stay
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Measure the toolkit against a plain loop, on the embedded recipe, and write BENCHMARKS.md.
 
-  benchmarks/run.py [--only throughput,loading,padding,warm_start] [--recipe egs/asterisk/mooer]
+  python -m benchmarks.run [--only throughput,loading,padding,warm_start] [--recipe egs/asterisk/mooer]
 
 Ratios are taken side by side in one run, so that they mean the same on a busy or a slow machine; seconds do not.
 """
@@ -18,19 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import loading, throughput, warm_start
+from benchmarks.recipe import Recipe
+from mooer_tk.config import git_hash
+from mooer_tk.errors import UserError, exit_status, nearest
+from mooer_tk.progress import log
+from mooer_tk.score.tables import print_table
+from utils.update_results import replace_table
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import loading, throughput, warm_start  # noqa: E402
-from benchmarks.recipe import Recipe  # noqa: E402
-from mooer_tk.config import git_hash  # noqa: E402
-from mooer_tk.errors import UserError  # noqa: E402
-from mooer_tk.progress import log  # noqa: E402
-from mooer_tk.score.tables import print_table  # noqa: E402
-from utils.update_results import replace_table  # noqa: E402
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Read the command line, measure, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=ROOT / "egs/asterisk/mooer", help="a prepared recipe (stage 4)")
@@ -41,29 +39,33 @@ def main() -> int:
     parser.add_argument(
         "--patience", type=float, default=2.0, help="warm_start: times as long without it (%(default)s)"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    return exit_status("benchmarks.run", lambda: _measure(args))
+
+
+def _measure(args: argparse.Namespace) -> int:
     recipe = Recipe(args.recipe.resolve())
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        tables: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "loading": lambda: loading.measure(recipe, out),
+            "padding": lambda: loading.padding(recipe),
+            "throughput": lambda: throughput.measure(recipe, out, args.tokens),
+            "warm_start": lambda: warm_start.measure(recipe, out, args.wer, args.patience),
+        }
+        names = args.only.split(",")
+        if unknown := [name for name in names if name not in tables]:
+            raise UserError(f"there is no table '{unknown[0]}': {nearest(unknown[0], tables)}")
         if not (recipe.folder / "dump" / "en" / "train" / "done.json").is_file():
             log(f"{recipe.folder} is not prepared: running its stages 0 to 4")
-            subprocess.run(["./run.sh", "--stop-stage", "4"], cwd=recipe.folder, check=True)
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder)
-            tables: dict[str, Callable[[], list[dict[str, Any]]]] = {
-                "loading": lambda: loading.measure(recipe, out),
-                "padding": lambda: loading.padding(recipe),
-                "throughput": lambda: throughput.measure(recipe, out, args.tokens),
-                "warm_start": lambda: warm_start.measure(recipe, out, args.wer, args.patience),
-            }
-            for name in args.only.split(","):
-                if name not in tables:
-                    raise UserError(f"there is no table '{name}': {', '.join(tables)}")
-                rows = tables[name]()
-                print_table(rows, title=name)
-                replace_table(args.out, name, [{**row, "git": git_hash(), "machine": _machine()} for row in rows])
-    except UserError as error:
-        print(f"benchmarks/run.py: error: {error}", file=sys.stderr)
-        return 2
+            if subprocess.run(["./run.sh", "--stop-stage", "4"], cwd=recipe.folder).returncode:
+                raise UserError(
+                    f"stages 0 to 4 of {recipe.folder} failed: mend what they say above, and measure again."
+                )
+        for name in names:
+            rows = tables[name]()
+            print_table(rows, title=name)
+            replace_table(args.out, name, [{**row, "git": git_hash(), "machine": _machine()} for row in rows])
     return 0
 
 

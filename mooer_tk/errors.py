@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -11,6 +12,18 @@ class UserError(Exception):
 
     `mooer` prints it without a traceback and exits with status 2.
     """
+
+
+def exit_status(program: str, work: Callable[[], int]) -> int:
+    """What `work` returns; a UserError is printed without a traceback and gives 2, an interrupt 130."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

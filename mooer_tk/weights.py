@@ -1,10 +1,28 @@
-"""Weights fit or they are refused: no key is missing, unused or of another shape without an error that names it."""
+"""Weights are read without running code, and fit or are refused: a missing, unused or misshaped key is named."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mooer_tk.errors import UserError
+
+
+def read_tensors(file: Path, hint: str) -> dict[str, Tensor]:
+    """Read a file of safetensors or of torch, which must hold nothing but tensors.
+
+    Raises:
+        UserError: a file that is missing, broken, or would run code when read; `hint` says how to mend it.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds, all of them about this file
+        raise UserError(f"cannot read the weights {file}: {error}. {hint}") from error
 
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], what: str, *, assign: bool = False) -> None:

@@ -130,6 +130,35 @@ def waves(prompts: dict[str, tuple[Path, str]]) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
+def noisy_texts() -> Callable[..., tuple[dict[str, str], dict[str, str]]]:
+    """noisy_texts(n, error=0.2, seed=0) -> n references and hypotheses, each word wrong with probability `error`.
+
+    `seed` draws the errors; the references are always the same.
+    """
+    vocabulary = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
+
+    def make(n: int, error: float = 0.2, seed: int = 0) -> tuple[dict[str, str], dict[str, str]]:
+        texts, noise = np.random.default_rng(100), np.random.default_rng(seed)
+        refs = {f"u{i:04d}": list(texts.choice(vocabulary, size=texts.integers(4, 15))) for i in range(n)}
+        hyps = {utt: [w if noise.random() > error else "noise" for w in words] for utt, words in refs.items()}
+        return tuple({utt: " ".join(words) for utt, words in side.items()} for side in (refs, hyps))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wer_statistics(noisy_texts: Callable[..., tuple]) -> Callable[..., object]:
+    """wer_statistics(n, error=0.2, seed=0) -> the WER's statistics of `noisy_texts`."""
+    from mooer_tk.score.error_rate import error_rate
+    from mooer_tk.score.normalise import get_normaliser
+
+    def make(n: int, **settings: float) -> object:
+        return error_rate(*noisy_texts(n, **settings), unit="word", normaliser=get_normaliser("none")).statistics()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def write_data() -> Callable[..., Path]:
     """write_data(folder, {utt: file}, text={utt: words}, ...) -> a Kaldi data directory."""
     from mooer_tk.data.kaldi_dir import write_table

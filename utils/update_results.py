@@ -139,12 +139,17 @@ def write_rows(args: argparse.Namespace) -> None:
     files = sorted((args.experiment / "score").glob("*/score.json"))
     if not files:
         raise UserError(f"{args.experiment}/score holds no scores: run stage 8 first.")
-    trained = json.loads((args.experiment / "model" / "info.json").read_text(encoding="utf-8"))
+    info = args.experiment / "model" / "info.json"
+    # MooER's release has no such file, and one that was brought into our layout does not tell its version.
+    trained = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}
     rows = [row for file in files for row in _rows(file)]
     print_table([{k: v for k, v in row.items() if k != "normaliser"} for row in rows], title=str(args.experiment))
     for row in rows:
         own = row["system"] != SYSTEMS["teacher"]
-        extra = {"trained on": f"{args.labels} labels" if own else "", "git": trained["git"] if own else git_hash()}
+        extra = {
+            "trained on": f"{args.labels} labels" if own else "",
+            "git": trained.get("git", "") if own else git_hash(),
+        }
         full = {"experiment": args.experiment.name, **row, **extra, "command": f"`{args.command}`"}
         update_table(args.results, "results", full, key=["experiment", "test set", "system", "metric"])
 

@@ -30,7 +30,8 @@ def resolve_stack(config: AdapterConfig, state_ms: float | None, where: str) -> 
     stack = round(config.frame_ms / state_ms)
     if stack < 1 or abs(stack * state_ms - config.frame_ms) > 1e-6:
         raise UserError(
-            f"adapter.frame_ms is {config.frame_ms:g}, no multiple of the {state_ms:g} ms between states in {where}."
+            f"adapter.frame_ms is {config.frame_ms:g}, no multiple of the {state_ms:g} ms between states in {where}: "
+            f"choose {', '.join(f'{n * state_ms:g}' for n in range(1, 6))} or a greater multiple."
         )
     config.stack = stack
 

@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, help="instruct: adapter.safetensors of a warm start (default: random)")
     parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME, or a release)")
     parser.add_argument("--dry-run", action="store_true", help="check all, take the heaviest step, write nothing")
-    parser.add_argument("--max-skip", type=float, default=0.1, help="share of skipped utterances that stops the stage")
+    parser.add_argument(
+        "--max-skip", type=float, default=0.1, help="share of utterances that may be skipped or unreadable"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,12 +76,15 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
     with sole_writer(args.out) if processes.main else nullcontext():
         if processes.main:
             _put_other_run_aside(args.out, job.mark)
-            write_text(args.out / "config.yaml", dump(job.config))
             facts = {"git": git_hash(), "processes": processes.size, "sources": args.source, "dev": args.dev}
             write_json(args.out / "run.json", {"fingerprint": job.mark, **facts})
         processes.wait()
         objective, settings = _objective(args, job, processes, args.out if processes.main else None)
-        scores = Trainer(objective, settings, args.out, processes).run()
+        if processes.main:
+            # Not before: an encoder that runs in training tells how many of its states become an embedding.
+            write_text(args.out / "config.yaml", dump(job.config))
+        max_lost = int(args.max_skip * len({example.utt for example in objective.train}))
+        scores = Trainer(objective, settings, args.out, processes, max_lost).run()
         if processes.main:
             if args.kind == "warm_start":
                 _export_best_warm_start(args.out)
@@ -190,7 +195,7 @@ def _objective(args: argparse.Namespace, job: Job, processes: Processes, out: Pa
     prompt = job.parts.prompt if job.parts else named_prompt(config.prompt)
     encoder = None
     if _is_audio(job.sources + job.dev):
-        encoder = build_encoder(config.encoder)
+        encoder = build_encoder(config.encoder).to(processes.device)
         resolve_stack(config.adapter, encoder.frame_ms, config.encoder.name)
     if out:
         # What the run was trained with: the export takes it from here, whatever the config's own prompt is called.

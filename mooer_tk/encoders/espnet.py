@@ -19,7 +19,7 @@ from mooer_tk.data.audio import SAMPLE_RATE
 from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.errors import UserError, nearest
 from mooer_tk.precision import autocast
-from mooer_tk.weights import load_strictly
+from mooer_tk.weights import load_strictly, read_tensors
 
 CLASSES = {
     "conformer": "conformer_encoder.ConformerEncoder",
@@ -52,7 +52,10 @@ class ESPnetEncoder(SpeechEncoder):
             raise UserError(f"ESPnet encoder '{kind}' is not supported here: {nearest(kind, CLASSES)}")
         rate = {"16k": 16_000}.get(front.get("fs", "16k"), front.get("fs"))
         if rate != SAMPLE_RATE:
-            raise UserError(f"this ESPnet model was trained at {rate} Hz; only {SAMPLE_RATE} Hz is supported.")
+            raise UserError(
+                f"this ESPnet model was trained at {rate} Hz, speech comes at {SAMPLE_RATE} Hz: choose a model whose "
+                "config.yaml has frontend_conf.fs: 16k."
+            )
         self.fft, self.hop = front.get("n_fft", 512), front.get("hop_length", 128)
         self.window, bins = front.get("win_length") or self.fft, front.get("n_mels", 80)
         low, high = front.get("fmin") or 0.0, front.get("fmax") or SAMPLE_RATE / 2
@@ -83,10 +86,7 @@ class ESPnetEncoder(SpeechEncoder):
         if not (folder / "config.yaml").is_file() or len(weights) != 1:
             raise UserError(f"{folder} must hold ESPnet's config.yaml and one .pth file; found {len(weights)} of them.")
         encoder = cls(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), precision)
-        try:
-            found = torch.load(weights[0], map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds, all of them about this file
-            raise UserError(f"cannot read {weights[0]}: {error}") from error
+        found = read_tensors(weights[0], "Unpack the ESPnet model again, or choose another one.")
         ours = {name: value for name, value in found.items() if name.startswith(("encoder.", "normalize."))}
         load_strictly(encoder, ours, str(weights[0]))
         return encoder

@@ -19,11 +19,12 @@ from mooer_tk.errors import UserError
 from mooer_tk.features.cmvn import CMVN, read_cmvn, write_cmvn
 from mooer_tk.features.fbank import fbank, low_frame_rate
 from mooer_tk.precision import autocast
-from mooer_tk.weights import load_strictly
+from mooer_tk.weights import load_strictly, read_tensors
 
 HEADS = 4  # the one number of the shape that the weights do not show
 WEIGHT_FILES = ("paraformer-encoder.pth", "model.pt")
 EPS = 1e-12
+HINT = "Bring the file again, from MooER's release or FunASR's Paraformer, or give encoder.model another folder."
 
 
 class ParaformerEncoder(SpeechEncoder):
@@ -71,7 +72,7 @@ class ParaformerEncoder(SpeechEncoder):
             kernel = weights["encoders0.0.self_attn.fsmn_block.weight"].shape[-1]
             size = len(weights["after_norm.weight"])
         except KeyError as error:
-            raise UserError(f"{file} has no key {error}: it is no Paraformer encoder.") from error
+            raise UserError(f"{file} has no key {error}: it is no Paraformer encoder. {HINT}") from error
         layers = 1 + len({name.split(".")[1] for name in weights if name.startswith("encoders.")})
         with torch.device("meta"):
             encoder = cls(cmvn, size=size, inner=inner, layers=layers, kernel=kernel, precision=precision)
@@ -151,12 +152,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """The encoder's weights of MooER's or FunASR's file, without the `encoder.` that the latter puts before them.
 
     Raises:
-        UserError: a file that torch cannot read without running code from it.
+        UserError: a file that cannot be read.
     """
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, all of them about this file
-        raise UserError(f"cannot read {file}: {error}") from error
+    found = read_tensors(file, HINT)
     found = found.get("state_dict", found)
     # model.pt is the whole recogniser: decoder and predictor are not ours to load.
     inner = {name.removeprefix("encoder."): value for name, value in found.items() if name.startswith("encoder.")}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mooer_tk import __version__
@@ -32,7 +32,7 @@ from mooer_tk.llm import release
 from mooer_tk.llm.causal_lm import LORA_FILE, add_lora, load_llm, lora_weights, write_lora
 from mooer_tk.llm.prompt import Prompt, named_prompt
 from mooer_tk.llm.speech_llm import SpeechLLM
-from mooer_tk.weights import check_fit, load_strictly
+from mooer_tk.weights import check_fit, load_strictly, read_tensors
 
 TOKENS = "head.tokens"
 
@@ -50,7 +50,7 @@ def build_model(
     Args:
         config: the experiment's config.
         dim: size of an encoder state.
-        adapter: weights of adapter and CTC head as `save_adapter` wrote them; None starts at random, without a head.
+        adapter: weights of adapter and CTC head as `load_adapter` reads them; None starts at random, without a head.
         llm: an LLM that is already loaded with its tokeniser.
         prompt: the prompt of a checkpoint; None takes the config's.
     """
@@ -67,22 +67,13 @@ def build_model(
     )
 
 
-def save_adapter(path: Path, adapter: nn.Module, head: EmbeddingCTCHead | None) -> None:
-    """Write adapter and head as one safetensors file."""
-    parts = nn.ModuleDict({"adapter": adapter, **({"head": head} if head is not None else {})})
-    save_file({name: tensor.contiguous() for name, tensor in parts.state_dict().items()}, path)
-
-
-def load_adapter(path: Path | str) -> dict[str, Tensor]:
-    """Read what `save_adapter` wrote.
+def load_adapter(path: Path) -> dict[str, Tensor]:
+    """Read adapter and CTC head as a warm start or an exported model has them.
 
     Raises:
         UserError: a missing or broken file.
     """
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors raises its own kinds, all of them about this file
-        raise UserError(f"cannot read the adapter {path}: {error}. Run stage 4 (or 6) again.") from error
+    return read_tensors(path, "Run stage 4 (or 6) again.")
 
 
 @dataclass
@@ -140,12 +131,7 @@ def read_parts(folder: Path | str, config: Config | None = None) -> Parts:
         raise UserError(f"{folder} holds no exported model (info.json): give exp/NAME after stage 6 has run.")
     settings = load_config(own)
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-    lora = {}
-    if settings.llm.lora.rank:
-        try:
-            lora = load_file(folder / "lora" / LORA_FILE)
-        except Exception as error:  # safetensors raises its own kinds, all of them about this file
-            raise UserError(f"cannot read the LoRA of {folder}/lora: {error}. Run stage 6 again.") from error
+    lora = read_tensors(folder / "lora" / LORA_FILE, "Run stage 6 again.") if settings.llm.lora.rank else {}
     adapter = load_adapter(folder / "adapter.safetensors")
     return Parts(settings, Prompt.load(folder / "prompt.json"), info["dim"], adapter, lora)
 

@@ -60,13 +60,12 @@ def count(config: Config) -> Shape:
     """
     from transformers import AutoModelForCausalLM
 
-    llm_config, encoder_config = llm_shape(config), _encoder_config(config)
+    llm_config, encoder = llm_shape(config), _encoder(config)
     # From here on nothing may be read or converted: it would lose its values.
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(llm_config, dtype=torch.bfloat16)
         plain = _size(llm)
         lora = _size(add_lora(llm, config.llm)) - plain if config.llm.lora.rank else 0
-        encoder = _encoder(config, encoder_config)
         settings = copy.copy(config.adapter)
         resolve_stack(settings, encoder.frame_ms, config.encoder.name)
         adapter = build_adapter(settings, encoder.dim, llm_config.hidden_size)
@@ -75,9 +74,7 @@ def count(config: Config) -> Shape:
 
 def encoder_shape(config: Config) -> tuple[float, int]:
     """Milliseconds between two encoder states, and their size."""
-    found = _encoder_config(config)
-    with torch.device("meta"):
-        encoder = _encoder(config, found)
+    encoder = _encoder(config)
     return encoder.frame_ms, encoder.dim
 
 
@@ -99,22 +96,18 @@ def llm_shape(config: Config) -> Any:
     return AutoConfig.for_model(shape.pop("model_type"), **shape)
 
 
-def _encoder_config(config: Config) -> Any:
-    from transformers import AutoConfig
+def _encoder(config: Config) -> nn.Module:
+    """The encoder on the meta device, with its `frame_ms` and `dim`."""
+    from transformers import AutoConfig, AutoModel
 
     if config.encoder.name == "espnet":
         raise UserError("an ESPnet encoder is counted by ESPnet itself: its shape is in its own config.yaml.")
     if config.encoder.name == "paraformer":
-        return None
-    return AutoConfig.from_pretrained(str(resolve_model(config.encoder.model).path))
-
-
-def _encoder(config: Config, found: Any) -> nn.Module:
-    from transformers import AutoModel
-
-    if found is None:
-        return ParaformerEncoder(CMVN(torch.zeros(560), torch.ones(560)))
-    model = AutoModel.from_config(found)
+        with torch.device("meta"):
+            return ParaformerEncoder(CMVN(torch.zeros(560), torch.ones(560)))
+    found = AutoConfig.from_pretrained(str(resolve_model(config.encoder.model).path))
+    with torch.device("meta"):
+        model = AutoModel.from_config(found)
     model = model.encoder if config.encoder.name == "whisper" else model
     model.dim = getattr(found, "d_model", None) or found.hidden_size
     # Whisper, W2v-BERT, HuBERT, wav2vec 2.0 and WavLM all give a state every 20 ms.

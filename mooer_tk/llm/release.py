@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mooer_tk.config import Config, dump
@@ -25,9 +24,11 @@ from mooer_tk.data.atomic import replacing_dir, write_text
 from mooer_tk.encoders.paraformer import ParaformerEncoder
 from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import write_lora
+from mooer_tk.weights import read_tensors
 
 ADAPTER, LORA = "adapter_project.pt", "lora_weights"
 OURS, THEIRS = "adapter.", "encoder_projector."
+HINT = "Bring the file again."
 
 
 def is_release(folder: Path) -> bool:
@@ -44,7 +45,7 @@ def read_release(folder: Path, config: Config) -> tuple[dict[str, Tensor], dict[
     Raises:
         UserError: a file that is missing, broken, or would run code when read, or an adapter key that is not MooER's.
     """
-    weights = _load(folder / ADAPTER)
+    weights = read_tensors(folder / ADAPTER, HINT)
     strange = sorted(name for name in weights if not name.startswith(THEIRS))
     if strange:
         raise UserError(
@@ -59,10 +60,11 @@ def read_release(folder: Path, config: Config) -> tuple[dict[str, Tensor], dict[
         config.llm.lora.rank = 0
         return adapter, {}
     config.llm.lora.rank, config.llm.lora.alpha, config.llm.lora.targets = _lora_facts(folder / LORA)
-    file = next((path for path in sorted((folder / LORA).glob("adapter_model.*"), reverse=True)), None)
+    # Of the two, .safetensors.
+    file = max((folder / LORA).glob("adapter_model.*"), default=None)
     if file is None:
         raise UserError(f"{folder / LORA} holds no adapter_model.safetensors or adapter_model.bin: copy it there.")
-    return adapter, _load(file)
+    return adapter, read_tensors(file, HINT)
 
 
 def _lora_facts(folder: Path) -> tuple[int, int, list[str]]:
@@ -70,16 +72,7 @@ def _lora_facts(folder: Path) -> tuple[int, int, list[str]]:
         facts: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         return facts["r"], facts["lora_alpha"], sorted(facts["target_modules"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {folder}/adapter_config.json: {error!r}. Bring the file again.") from error
-
-
-def _load(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # both raise many kinds, all of them about this file
-        raise UserError(f"cannot read {file}: {error}. Bring the file again.") from error
+        raise UserError(f"cannot read {folder}/adapter_config.json: {error!r}. {HINT}") from error
 
 
 def write_release(folder: Path, adapter: dict[str, Tensor], lora: dict[str, Tensor], config: Config) -> None:

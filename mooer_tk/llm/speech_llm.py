@@ -82,14 +82,9 @@ class SpeechLLM(nn.Module):
         prompt: Prompt,
     ) -> None:
         super().__init__()
-        self.adapter = adapter
-        self.head = head
-        self.handover = handover
-        self.llm = llm
-        self.tokenizer = tokenizer
-        self.prompt = prompt
-        self.precision = "float32"
-        self.pack = 0
+        self.adapter, self.head, self.handover, self.llm = adapter, head, handover, llm
+        self.tokenizer, self.prompt = tokenizer, prompt
+        self.precision, self.pack = "float32", 0
         self.fill = Fill(0, 0, 0)
 
     def speech(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,28 +129,22 @@ class SpeechLLM(nn.Module):
 
     def _hidden(self, sequences: list[Tensor], rows: list[list[int]]) -> list[Tensor]:
         """The decoder's last states (T, H) of every sequence, computed in rows that hold one or several of them."""
-        joined = [torch.cat([sequences[i] for i in row]) for row in rows]
-        inputs = nn.utils.rnn.pad_sequence(joined, batch_first=True)
-        sizes = [len(one) for one in sequences]
-        self.fill = Fill(sum(sizes), sum(size**2 for size in sizes), inputs.shape[0] * inputs.shape[1])
+        inputs = nn.utils.rnn.pad_sequence([torch.cat([sequences[i] for i in row]) for row in rows], batch_first=True)
+        sizes = [[len(sequences[i]) for i in row] for row in rows]
+        filled = [sum(row) for row in sizes]
+        self.fill = Fill(sum(filled), sum(size**2 for row in sizes for size in row), inputs.shape[:2].numel())
         if self.pack:
             # Positions start anew with every utterance; from that transformers makes the mask between them, and
             # flash attention its lengths.
-            spare = [inputs.shape[1] - len(one) for one in joined]
-            places = [
-                torch.arange(n)
-                for row, rest in zip(rows, spare, strict=True)
-                for n in [*map(sizes.__getitem__, row), rest]
-            ]
+            places = [torch.arange(n) for row in sizes for n in (*row, inputs.shape[1] - sum(row))]
             where = {"position_ids": torch.cat(places).view(inputs.shape[:2]).to(inputs.device)}
         else:
-            where = {"attention_mask": _mask([len(one) for one in joined], inputs.device)}
+            where = {"attention_mask": _mask(filled, inputs.device)}
         with autocast(self.precision, inputs.device.type):
             states = self._decoder()(inputs_embeds=inputs, use_cache=False, **where).last_hidden_state
         found: dict[int, Tensor] = {}
-        for row, line in zip(rows, states, strict=True):
-            ends = torch.tensor([sizes[i] for i in row]).cumsum(0).tolist()
-            found |= {i: line[end - sizes[i] : end] for i, end in zip(row, ends, strict=True)}
+        for row, size, line in zip(rows, sizes, states, strict=True):
+            found |= zip(row, line[: sum(size)].split(size), strict=True)
         return [found[i] for i in range(len(sequences))]
 
     def join(
@@ -167,12 +156,8 @@ class SpeechLLM(nn.Module):
         sequences, starts = [], []
         for row, length, task, answer in zip(speech, lengths.tolist(), tasks, answers, strict=True):
             before, after = around[task]
-            pieces = [
-                self._embed(embed, before),
-                row[:length].to(embed.weight.dtype),
-                self._embed(embed, after + answer),
-            ]
-            sequences.append(torch.cat(pieces))
+            left, right = (self._embed(embed, ids) for ids in (before, after + answer))
+            sequences.append(torch.cat([left, row[:length].to(embed.weight.dtype), right]))
             starts.append(len(before) + length + len(after))
         return sequences, starts
 

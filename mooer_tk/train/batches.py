@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -24,11 +25,12 @@ Place = tuple[int, int]  # epoch, and micro-batches of it that all processes hav
 def plan_epoch(
     examples: list[Example], config: DataConfig, *, stack: int, prompt: int, seed: int, epoch: int, processes: int = 1
 ) -> list[list[int]]:
-    """The micro-batches of one pass: lists of indices into `examples`, a function of (seed, epoch) alone.
+    """The micro-batches of one pass: lists of indices into `examples`, a function of (seed, epoch, processes) alone.
 
     Utterances are drawn by weight, shuffled, sorted by length within pools of many batches, cut to the budget of
     padded positions, and the batches shuffled again: little padding, and every epoch is different. As many as there
-    are processes stay together, so that those wait little for each other.
+    are processes stay together, so that those wait little for each other; the number of batches is a multiple of
+    theirs, for a turn that lacks some would shift those of all later epochs.
     """
     rng = np.random.default_rng([seed, epoch])
     weights = np.array([example.weight for example in examples])
@@ -40,11 +42,11 @@ def plan_epoch(
     if config.shuffle_utts:
         order = _near(order, examples, rng)
     sizes = np.array([example.positions(stack, prompt) for example in examples])
-    pool = config.shuffle_utts or 50 * config.batch_utts
+    pool = config.shuffle_utts or 50 * config.batch_utts * processes
     batches: list[list[int]] = []
     for first in range(0, len(order), pool):
         chunk = order[first : first + pool]
-        some = _cut(chunk[np.argsort(sizes[chunk], kind="stable")], sizes, config)
+        some = _fill_up(_cut(chunk[np.argsort(sizes[chunk], kind="stable")], sizes, config), processes)
         batches += _shuffle(some, processes, rng) if config.shuffle_utts else some
     return batches if config.shuffle_utts else _shuffle(batches, processes, rng)
 
@@ -69,11 +71,22 @@ def _cut(ordered: np.ndarray, sizes: np.ndarray, config: DataConfig) -> list[lis
     return [*batches, batch] if batch else batches
 
 
+def _fill_up(batches: list[list[int]], processes: int) -> list[list[int]]:
+    """Halve the batches with the most utterances until each process has as many; single utterances are repeated."""
+    while len(batches) % processes:
+        fullest = max(range(len(batches)), key=lambda i: len(batches[i]))
+        batch = batches[fullest]
+        half = len(batch) // 2
+        if half:
+            batches[fullest : fullest + 1] = [batch[:half], batch[half:]]
+        else:
+            batches.append(batches[-1])
+    return batches
+
+
 def _shuffle(batches: list[list[int]], together: int, rng: np.random.Generator) -> list[list[int]]:
-    groups = [batches[i : i + together] for i in range(0, len(batches), together)]
-    # A group that is not full would shift the turns of all that follow.
-    whole, rest = (groups[:-1], groups[-1]) if groups and len(groups[-1]) < together else (groups, [])
-    return [batch for i in rng.permutation(len(whole)) for batch in whole[i]] + rest
+    groups = rng.permutation(len(batches) // together) * together
+    return [batch for first in groups for batch in batches[first : first + together]]
 
 
 def rounds(
@@ -107,13 +120,16 @@ class Reader(Dataset):
 
     Args:
         examples: what the indices mean.
-        encoder: whose features audio needs; None where all is cached.
+        encoder: whose front end audio needs; None where all is cached.
         augmenter: changes audio; None leaves it as it is.
     """
 
     def __init__(
         self, examples: list[Example], encoder: SpeechEncoder | None = None, augmenter: Augmenter | None = None
     ) -> None:
+        # A reader may be another process, which cannot touch what lies on a GPU.
+        if encoder and any(parameter.is_cuda for parameter in encoder.parameters()):
+            encoder = copy.deepcopy(encoder).cpu()
         self.examples, self.encoder, self.augmenter = examples, encoder, augmenter
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
@@ -169,10 +185,10 @@ class Reader(Dataset):
 
 
 def with_states(batch: Batch, encoder: SpeechEncoder | None, device: torch.device) -> Batch:
-    """The batch on the device; where its states are not cached, the encoder computes them there."""
+    """The batch on the device; where its states are not cached, the encoder, which lies there, computes them."""
     if batch.states is None:
         with torch.no_grad():
-            states = encoder.to(device).encode_features([one.to(device) for one in batch.features], batch.samples)
+            states = encoder.encode_features([one.to(device) for one in batch.features], batch.samples)
         batch.states = torch.nn.utils.rnn.pad_sequence([one.float() for one in states], batch_first=True)
         batch.lengths = torch.tensor([len(one) for one in states])
     batch.states, batch.lengths = batch.states.to(device), batch.lengths.to(device)
@@ -184,8 +200,8 @@ def stream(
 ) -> Iterator[tuple[Batch, Place]]:
     """This process's micro-batches from `place` on, and the place after each; `workers` processes read ahead."""
     loader = DataLoader(
-        reader,
-        sampler=(key for key, _ in rounds(plan, processes, place)),
+        _Placed(reader),
+        sampler=rounds(plan, processes, place),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
@@ -193,9 +209,19 @@ def stream(
         # Its own, or the loader would draw from the random numbers of the training.
         generator=torch.Generator(),
     )
-    places = (after for _, after in rounds(plan, processes, place))
-    return zip(loader, places, strict=False)
+    return iter(loader)
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+class _Placed(Dataset):
+    """A reader whose micro-batches carry their place with them."""
+
+    def __init__(self, reader: Dataset) -> None:
+        self.reader = reader
+
+    def __getitem__(self, turn: tuple[tuple[int, list[int]], Place]) -> tuple[Batch, Place]:
+        key, place = turn
+        return self.reader[key], place
+
+
+def _as_it_is(found: tuple[Batch, Place]) -> tuple[Batch, Place]:
+    return found

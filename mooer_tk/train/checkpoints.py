@@ -98,10 +98,8 @@ def list_checkpoints(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Whole checkpoints of a directory with their state, oldest first."""
     if folder.is_dir():
         sweep_leftovers(folder)
-    found = []
-    for path in sorted(folder.glob("step-*")):
-        found.append((path, json.loads((path / "state.json").read_text(encoding="utf-8"))))
-    return found
+    paths = sorted(folder.glob("step-*"))
+    return [(path, json.loads((path / "state.json").read_text(encoding="utf-8"))) for path in paths]
 
 
 def best(checkpoints: list[tuple[Path, dict[str, Any]]], count: int) -> list[tuple[Path, dict[str, Any]]]:

@@ -16,15 +16,16 @@ from torch.utils.data import Dataset
 from mooer_tk.config import TrainConfig
 from mooer_tk.errors import UserError
 from mooer_tk.llm.speech_llm import Batch, Fill
-from mooer_tk.progress import log, track
+from mooer_tk.progress import clock, log, track
 from mooer_tk.train.batches import Place, stream
 from mooer_tk.train.checkpoints import list_checkpoints, restore, save_checkpoint
 from mooer_tk.train.engine import build_engine
-from mooer_tk.train.processes import Processes
+from mooer_tk.train.processes import Processes, add_by_name
 from mooer_tk.train.schedule import learning_rate
-from mooer_tk.train.watch import TrainLog, Window, memory_gib, peak_flops, step_facts, time_left
+from mooer_tk.train.watch import TrainLog, Window, memory_gib, peak_flops
 
 NO_MEMORY = ("out of memory", "can't allocate memory")
+LOST = "/lost"  # beside the names of losses
 
 
 class Objective(Protocol):
@@ -68,23 +69,32 @@ class Trainer:
     The directory gets `train.jsonl` (a line every `log_every` steps and every evaluation), `tensorboard/` and
     `checkpoints/`. Started again, it goes on from the newest checkpoint as if it had never stopped: weights, optimizer,
     random state and place in the data continue, and lines of the log past the checkpoint are dropped.
+
+    `max_lost` is how many utterances of the training data may turn out to be unreadable; None: any number.
     """
 
     def __init__(
-        self, objective: Objective, config: TrainConfig, folder: Path, processes: Processes | None = None
+        self,
+        objective: Objective,
+        config: TrainConfig,
+        folder: Path,
+        processes: Processes | None = None,
+        max_lost: int | None = None,
     ) -> None:
-        self.objective, self.config, self.folder = objective, config, folder
+        self.objective, self.config, self.folder, self.max_lost = objective, config, folder, max_lost
         self.processes = processes or Processes()
         self.engine = build_engine(objective.module, objective.groups(), config, self.processes)
         self.step, self.place = 0, (0, 0)
         self.bad_steps = 0
-        self.log: TrainLog | None = None
+        self.lost: set[str] = set()
+        self.journal: TrainLog | None = None
 
     def run(self) -> dict[str, float]:
         """Train to the last step, or until `patience` ends; returns the last dev scores.
 
         Raises:
-            UserError: a loss or gradient that is not finite, or too little memory (the utterances are named).
+            UserError: a loss or gradient that is not finite, or too little memory (the utterances are named), or
+                more utterances that cannot be read than `max_lost`.
         """
         torch.manual_seed(self.config.seed + self.processes.rank)
         scores = self._resume()
@@ -106,8 +116,7 @@ class Trainer:
             if found:
                 window.add(*found[:2], time.monotonic() - started, found[2])
             if self.step % config.log_every == 0 and window.counts:
-                seconds = time.monotonic() - begun
-                self._tell(window, found, seconds, time_left(seconds, self.step - first, config.steps - self.step))
+                self._tell(window, found, time.monotonic() - begun, self.step - first)
                 window = Window()
             last = self.step == config.steps
             if last or self.step % config.eval_every == 0:
@@ -122,8 +131,8 @@ class Trainer:
                 continue
             # A run that goes on from this checkpoint starts with an empty window too.
             window = Window()
-        if self.log:
-            self.log.close()
+        if self.journal:
+            self.journal.close()
         return scores
 
     def try_step(self) -> dict[str, float]:
@@ -144,11 +153,13 @@ class Trainer:
         self.objective.module.train()
         device = self.processes.device
         batches, places = zip(*(next(turns) for _ in range(self.config.accumulate)), strict=True)
-        self._name_lost(batches)
+        lost = {utt: why for batch in batches for utt, why in batch.lost.items() if utt not in self.lost}
         own = [{} if batch.void else self.objective.counts(batch) for batch in batches]
-        counts = self.processes.sums(_add(own))
+        counts = self.processes.sums(add_by_name([*own, {LOST: len(lost)}]))
+        if counts.pop(LOST):
+            self._name_lost(lost)
         sums: list[dict[str, float]] = []
-        work = []
+        work: list[dict[str, float]] = []
         for batch in batches:
             try:
                 losses = self.engine(self.objective.ready(batch, device))
@@ -156,11 +167,14 @@ class Trainer:
                 loss = sum(total * share[name] / max(counts.get(name, 0), 1) for name, (total, _) in losses.items())
                 self.engine.backward(loss)
             except (RuntimeError, MemoryError) as error:
-                raise self._explained(error, batch) from error
+                if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+                    raise self._too_large(batch, error) from error
+                raise
             sums.append({} if batch.void else {name: total.item() for name, (total, _) in losses.items()})
-            work.append(self.objective.work(batch))
-        facts = step_facts(work)
-        totals = self.processes.sums({**_add(sums), **{f"/{name}": value for name, value in facts.items()}})
+            fill, flops = self.objective.work(batch)
+            work.append({"positions": fill.positions, "padded": fill.padded, "flops": flops})
+        facts = add_by_name(work)
+        totals = self.processes.sums({**add_by_name(sums), **{f"/{name}": value for name, value in facts.items()}})
         facts = {name: totals.pop(f"/{name}") for name in facts}
         rate = learning_rate(self.step + 1, self.config.optim, self.config.steps)
         finite = math.isfinite(sum(totals.values()))
@@ -187,10 +201,8 @@ class Trainer:
         if self.processes.main:
             log(f"step {self.step} passed over ({self.bad_steps} of {self.config.max_bad_steps}): {found}")
 
-    def _explained(self, error: Exception, batch: Batch) -> Exception:
-        """A lack of memory as a UserError that names the batch and the settings; other errors as they are."""
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(m in str(error) for m in NO_MEMORY):
-            return error
+    def _too_large(self, batch: Batch, error: Exception) -> UserError:
+        """What names the batch that memory did not suffice for, and the settings."""
         frames = int(batch.lengths.max()) if batch.lengths is not None else max(map(len, batch.features))
         return UserError(
             f"step {self.step + 1}: out of memory on {len(batch.utts)} utterances of at most {frames} frames: "
@@ -199,22 +211,30 @@ class Trainer:
             f"checkpoint. ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         )
 
-    def _name_lost(self, batches: tuple[Batch, ...]) -> None:
-        lost = {utt: reason for batch in batches for utt, reason in batch.lost.items()}
-        if not lost:
-            return
-        # Each process names its own; a line is written at once, so that they do not mix.
-        with (self.folder / "lost.tsv").open("a", encoding="utf-8") as file:
-            file.write("".join(f"{utt}\t{' '.join(reason.split())}\n" for utt, reason in lost.items()))
-        log(f"step {self.step + 1}: {len(lost)} utterances cannot be read ({self.folder}/lost.tsv): {', '.join(lost)}")
+    def _name_lost(self, own: dict[str, str]) -> None:
+        """Name what cannot be read, each utterance once: all processes know what any of them has lost."""
+        lost = dict(self.processes.gather_all(list(own.items())))
+        self.lost |= lost.keys()
+        path = self.folder / "lost.tsv"
+        if self.processes.main:
+            with path.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{utt}\t{' '.join(reason.split())}\n" for utt, reason in lost.items()))
+            log(f"step {self.step + 1}: {len(lost)} utterances cannot be read ({path}): {', '.join(lost)}")
+        if self.max_lost is not None and len(self.lost) > self.max_lost:
+            raise UserError(
+                f"{len(self.lost)} utterances of the training data cannot be read (all in {path}), {self.max_lost} may "
+                "be lost. Make their shards again (stage 3), or raise --max-skip if you accept the loss."
+            )
 
-    def _tell(self, window: Window, found: tuple[dict, dict, dict] | None, seconds: float, left: str) -> None:
-        if not self.log:
+    def _tell(self, window: Window, found: tuple[dict, dict, dict] | None, seconds: float, done: int) -> None:
+        """A line of the log; `seconds` went by for the `done` steps since the start."""
+        if not self.journal:
             return
+        left = clock(seconds / done * (self.config.steps - self.step))
         facts = {name: found[2][name] for name in ("lr", "grad_norm")} if found else {}
         line = {"kind": "train", "step": self.step, "epoch": self.place[0], **window.means(), **facts}
         line |= {**window.speed(self._peak()), "memory_gib": memory_gib(self.processes.device)}
-        self.log.add({**line, "seconds": round(seconds, 1), "left": left})
+        self.journal.add({**line, "seconds": round(seconds, 1), "left": left})
 
     def _peak(self) -> float:
         return self.processes.size * peak_flops(self.processes.device, self.config.precision)
@@ -225,21 +245,16 @@ class Trainer:
         with torch.random.fork_rng(), torch.no_grad():
             found = self.objective.evaluate(self.processes, self.engine.in_step, self.step)
         scores = {name: round(value, 4) for name, value in found.items()}
-        if self.log:
-            self.log.add({"kind": "dev", "step": self.step, "epoch": self.place[0], **scores})
+        if self.journal:
+            self.journal.add({"kind": "dev", "step": self.step, "epoch": self.place[0], **scores})
         return scores
 
     def _save(self, scores: dict[str, float]) -> None:
         epoch, position = self.place
-        state = {"step": self.step, "epoch": epoch, "position": position, "bad_steps": self.bad_steps, **scores}
-        save_checkpoint(
-            self.folder / "checkpoints",
-            state,
-            self.engine,
-            self.processes,
-            keep=self.config.keep,
-            keep_last=self.config.keep_last,
-        )
+        state = {"step": self.step, "epoch": epoch, "position": position, "bad_steps": self.bad_steps}
+        state |= {"lost": sorted(self.lost), **scores}
+        keep = {"keep": self.config.keep, "keep_last": self.config.keep_last}
+        save_checkpoint(self.folder / "checkpoints", state, self.engine, self.processes, **keep)
 
     def _resume(self) -> dict[str, float]:
         """Go on from the newest checkpoint; the dev scores of the last evaluation before it."""
@@ -248,31 +263,24 @@ class Trainer:
         if found:
             path, state = found[-1]
             restore(path, state, self.engine, self.processes)
-            self.step, self.place, self.bad_steps = (
-                state["step"],
-                (state["epoch"], state["position"]),
-                state["bad_steps"],
-            )
+            self.step, self.bad_steps = state["step"], state["bad_steps"]
+            self.place, self.lost = (state["epoch"], state["position"]), set(state.get("lost", []))
             if self.processes.main:
                 log(f"going on from {path}")
+        elif self.processes.main:
+            # What an earlier run of other settings or data found is no longer true.
+            for name in ("lost.tsv", "bad_steps.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
         if not self.processes.main:
             return {}
-        self.log = TrainLog(self.folder, self.step)
-        last = self.log.dev_scores()[-1:]
+        self.journal = TrainLog(self.folder, self.step)
+        last = self.journal.dev_scores()[-1:]
         return {name: value for line in last for name, value in line.items() if name not in ("kind", "step", "epoch")}
 
     def _has_stalled(self) -> bool:
         """True when the best dev scores lie `patience` evaluations back; the first process tells the others."""
         if not self.config.patience:
             return False
-        scores = [line["criterion"] for line in self.log.dev_scores()] if self.log else []
+        scores = [line["criterion"] for line in self.journal.dev_scores()] if self.journal else []
         stalled = bool(scores) and len(scores) - 1 - scores.index(min(scores)) >= self.config.patience
         return self.processes.gather(stalled)[0]
-
-
-def _add(some: list[dict[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for one in some:
-        for name, value in one.items():
-            total[name] = total.get(name, 0) + value
-    return total

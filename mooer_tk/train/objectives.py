@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -58,7 +57,7 @@ class SpeechObjective:
         train: what is trained on.
         dev: what dev scores are taken from.
         config: the run's settings.
-        encoder: computes the states of audio shards; None where states are cached.
+        encoder: on the run's device, computes the states of audio shards; None where states are cached.
         rate: encoder states per embedding.
         prompt: positions of the LLM that an utterance takes beside its speech and its answer.
     """
@@ -80,22 +79,12 @@ class SpeechObjective:
             raise UserError(
                 "train.augment changes audio, but states are cached: make shards with mooer states --audio."
             )
-        # Readers are other processes, which cannot touch what lies on a GPU.
-        front = copy.deepcopy(encoder) if torch.cuda.is_available() else encoder
-        self.reader = Reader(train, front, augmenter if augmenter.active else None)
-        self.plan = lru_cache(2)(self._plan)
+        self.reader = Reader(train, encoder, augmenter if augmenter.active else None)
 
-    def _plan(self, epoch: int, processes: int = 1) -> list[list[int]]:
-        config = self.config
-        return plan_epoch(
-            self.train,
-            config.data,
-            stack=self.rate,
-            prompt=self.prompt,
-            seed=config.seed,
-            epoch=epoch,
-            processes=processes,
-        )
+    def plan(self, epoch: int, processes: int = 1) -> list[list[int]]:
+        """The micro-batches of an epoch, as indices into `train`."""
+        settings = {"stack": self.rate, "prompt": self.prompt, "seed": self.config.seed}
+        return plan_epoch(self.train, self.config.data, **settings, epoch=epoch, processes=processes)
 
     def heaviest_first(self, plan: list[list[int]]) -> list[list[int]]:
         """The batches of a plan, those with the most positions first."""
@@ -204,7 +193,7 @@ class Instruct(SpeechObjective):
         self.weights = {"ce": 1.0, "ctc": config.ctc_weight}
         model.pack, model.precision = config.data.pack_positions, config.precision
         # Greedy search tells checkpoints apart as well as a beam does, at a quarter of its time.
-        self.decode = DecodeConfig(**{**vars(decode), "beam": 1})
+        self.decode = replace(decode, beam=1)
         if model.head is not None and config.ctc_weight > 0:
             set_classes(train, model.head, model.adapter.rate)
 
@@ -212,11 +201,8 @@ class Instruct(SpeechObjective):
         """The adapter's side, at its own share of the learning rate, and LoRA, if the LLM is not frozen."""
         adapter = [p for n, p in self.module.named_parameters() if p.requires_grad and not n.startswith("llm.")]
         lora = [p for n, p in self.module.named_parameters() if p.requires_grad and n.startswith("llm.")]
-        groups = [
-            {"params": adapter, "lr_scale": self.config.adapter_lr_scale},
-            {"params": lora, "lr_scale": 1.0},
-        ]
-        return [group for group in groups if group["params"]]
+        scales = ((adapter, self.config.adapter_lr_scale), (lora, 1.0))
+        return [{"params": params, "lr_scale": scale} for params, scale in scales if params]
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Answer tokens and, with CTC, target tokens."""

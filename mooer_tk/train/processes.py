@@ -58,13 +58,7 @@ class Processes:
 
     def sums(self, values: dict[str, float]) -> dict[str, float]:
         """Add up the values of all processes by name; names that some of them lack count as 0 there."""
-        if self.size == 1:
-            return values
-        total: dict[str, float] = {}
-        for one in self.gather(values):
-            for name, value in one.items():
-                total[name] = total.get(name, 0.0) + value
-        return total
+        return add_by_name(self.gather(values))
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, by rank; every process gets them."""
@@ -98,3 +92,12 @@ class Processes:
         """End the company; nothing can be shared afterwards."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def add_by_name(some: list[dict[str, float]]) -> dict[str, float]:
+    """Sums by name; a name that some of them lack counts as 0 there."""
+    total: dict[str, float] = {}
+    for one in some:
+        for name, value in one.items():
+            total[name] = total.get(name, 0) + value
+    return total

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from mooer_tk.data.atomic import write_text
-from mooer_tk.llm.speech_llm import Fill
 from mooer_tk.precision import autocast
-from mooer_tk.progress import clock, log
+from mooer_tk.progress import log
 
 # Dense bfloat16 operations per second by the makers' data sheets; the first name that the GPU's own contains counts.
 PEAKS = {"B200": 2.25e15, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12, "4090": 165e12}
@@ -101,25 +100,11 @@ def _read(path: Path) -> list[dict]:
     return lines
 
 
-def time_left(seconds: float, done: int, to_do: int) -> str:
-    """Time for `to_do` steps at the speed of those `done` in `seconds`."""
-    return clock(seconds / max(done, 1) * to_do)
-
-
 def memory_gib(device: torch.device) -> float:
     """The most memory that this process has taken so far: of the GPU, or of the machine."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
-
-
-def step_facts(fills: list[tuple[Fill, float]]) -> dict[str, float]:
-    """Positions, padded positions and operations of a step's micro-batches."""
-    return {
-        "positions": sum(fill.positions for fill, _ in fills),
-        "padded": sum(fill.padded for fill, _ in fills),
-        "flops": sum(flops for _, flops in fills),
-    }
 
 
 @cache

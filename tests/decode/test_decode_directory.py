@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mooer_tk.config import dump
 from mooer_tk.data.array_shards import ShardReader
@@ -12,7 +14,6 @@ from mooer_tk.data.kaldi_dir import read_table
 from mooer_tk.decode.ctc import decode_ctc
 from mooer_tk.decode.directory import states_batch
 from mooer_tk.errors import UserError
-from mooer_tk.llm.checkpoint import save_adapter
 from mooer_tk.llm.speech_llm import SpeechLLM
 
 SET = ["--set", "decode.beam=2", "decode.max_new_tokens=8", "decode.tokens_per_second=5", "decode.batch_utts=2"]
@@ -120,7 +121,8 @@ def test_what_is_missing_is_a_user_error(tmp_path, mooer, exported, states, caps
 def test_the_warm_start_alone_decodes_by_its_best_path(tmp_path, mooer, model, states):
     warm = tmp_path / "warm"
     write_text(warm / "config.yaml", dump(model.config))
-    save_adapter(warm / "adapter.safetensors", model.adapter, model.head)
+    parts = torch.nn.ModuleDict({"adapter": model.adapter, "head": model.head})
+    save_file(parts.state_dict(), warm / "adapter.safetensors")
     mark_done(warm, "x")
     assert mooer("decode", states, tmp_path / "out", "--warm-start", warm) == 0
     hyps = read_table(tmp_path / "out" / "hyp")

@@ -153,7 +153,7 @@ class Evil:
 def test_a_file_that_would_run_code_is_refused(cmvn, tmp_path, capsys):
     folder = save(tmp_path / "p", make(cmvn), cmvn)
     torch.save({"a": Evil()}, folder / "paraformer-encoder.pth")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match=r"(?s)cannot read .*Bring the file again"):
         ParaformerEncoder.load(folder)
     assert "ran" not in capsys.readouterr().out
     with pytest.raises(UserError, match="holds no Paraformer"):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from mooer_tk.decode.directory import make_batch
 from mooer_tk.decode.generate import generate
 from mooer_tk.errors import UserError
-from mooer_tk.llm.checkpoint import load_adapter, load_model, load_strictly, save_adapter, tokens_in_use
+from mooer_tk.llm.checkpoint import load_adapter, load_model, load_strictly, tokens_in_use
 from mooer_tk.llm.prompt import Prompt
 
 
@@ -129,10 +129,10 @@ def test_all_faults_of_weights_are_listed_at_once():
         load_strictly(module, {"weight": torch.ones(2, 2), "more": torch.ones(1)}, "x")
 
 
-def test_adapter_and_head_travel_in_one_file(make_model, tmp_path):
+def test_adapter_and_head_travel_in_one_file(make_model, export, tmp_path):
     model = make_model("posterior")
-    save_adapter(tmp_path / "x.safetensors", model.adapter, model.head)
-    weights = load_adapter(tmp_path / "x.safetensors")
+    export(model, tmp_path / "x")
+    weights = load_adapter(tmp_path / "x" / "adapter.safetensors")
     assert weights["head.tokens"].tolist() == list(range(300, 340))
     torch.testing.assert_close(weights["adapter.linear1.weight"], model.adapter.linear1.weight, rtol=0, atol=0)
 

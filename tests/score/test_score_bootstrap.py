@@ -5,33 +5,20 @@ import pytest
 
 from mooer_tk.score import bootstrap
 from mooer_tk.score.bootstrap import bootstrap_interval
-from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import get_normaliser
 from mooer_tk.score.translation import translation
 
 NONE = get_normaliser("none")
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
-
-
-def corpus(n, error=0.2, seed=0, corpus_seed=100):
-    texts, noise = np.random.default_rng(corpus_seed), np.random.default_rng(seed)
-    refs = {f"u{i:04d}": list(texts.choice(WORDS, size=texts.integers(4, 15))) for i in range(n)}
-    hyps = {utt: [w if noise.random() > error else "noise" for w in words] for utt, words in refs.items()}
-    return tuple({utt: " ".join(words) for utt, words in side.items()} for side in (refs, hyps))
-
-
-def wer_statistics(n, **settings):
-    return error_rate(*corpus(n, **settings), unit="word", normaliser=NONE).statistics()
 
 
 @pytest.mark.parametrize("metric", ["wer", "bleu", "chrf"])
-def test_interval_holds_the_value_and_shrinks_with_more_data(metric):
+def test_interval_holds_the_value_and_shrinks_with_more_data(metric, noisy_texts, wer_statistics):
     widths = []
     for n in (30, 480):
         if metric == "wer":
             statistics = wer_statistics(n)
         else:
-            statistics = getattr(translation(*corpus(n), normaliser=NONE), metric).statistics
+            statistics = getattr(translation(*noisy_texts(n), normaliser=NONE), metric).statistics
         interval = bootstrap_interval(statistics, resamples=300)
         assert interval.low < interval.value < interval.high
         assert interval.value == pytest.approx(statistics.point())
@@ -40,7 +27,7 @@ def test_interval_holds_the_value_and_shrinks_with_more_data(metric):
     assert widths[1] < 0.45 * widths[0]
 
 
-def test_width_agrees_with_the_binomial_error_of_independent_words():
+def test_width_agrees_with_the_binomial_error_of_independent_words(wer_statistics):
     statistics = wer_statistics(500, error=0.3)
     words = int(statistics.counts[:, 1].sum())
     interval = bootstrap_interval(statistics)
@@ -48,7 +35,7 @@ def test_width_agrees_with_the_binomial_error_of_independent_words():
     assert interval.high - interval.low == pytest.approx(expected, rel=0.2)
 
 
-def test_same_seed_same_interval_and_blocks_do_not_change_it(monkeypatch):
+def test_same_seed_same_interval_and_blocks_do_not_change_it(monkeypatch, wer_statistics):
     statistics = wer_statistics(50)
     first = bootstrap_interval(statistics, seed=3)
     assert first == bootstrap_interval(statistics, seed=3)
@@ -59,6 +46,6 @@ def test_same_seed_same_interval_and_blocks_do_not_change_it(monkeypatch):
     assert first == bootstrap_interval(statistics, seed=3)
 
 
-def test_perfect_system_has_an_interval_of_zero_width():
+def test_perfect_system_has_an_interval_of_zero_width(wer_statistics):
     interval = bootstrap_interval(wer_statistics(20, error=-1.0))
     assert (interval.low, interval.value, interval.high) == (0.0, 0.0, 0.0)

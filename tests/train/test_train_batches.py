@@ -80,6 +80,28 @@ def test_batches_of_one_turn_are_of_like_size(many):
     assert Counter(i for batch in plan for i in batch) == Counter(range(1000))
 
 
+@pytest.mark.parametrize(("shuffle_utts", "most"), [(0, 0.1), (330, 0.2)])
+def test_turns_stay_of_like_size_in_every_epoch_and_nothing_is_lost(many, shuffle_utts, most):
+    """A pass that ends with a short turn would shift the turns of all later ones; small pools are coarser."""
+    config, size = DataConfig(shuffle_utts=shuffle_utts, batch_utts=8), 4
+    plans = [plan_epoch(many, config, **PLAN, epoch=epoch, processes=size) for epoch in range(3)]
+    for plan in plans:
+        assert Counter(i for batch in plan for i in batch) == Counter(range(1000))
+    steps = sum(map(len, plans)) // size
+    taken = [itertools.islice(rounds(plans.__getitem__, Processes(r, size), (0, 0)), steps) for r in range(size)]
+    waits = {0: [], 1: [], 2: []}
+    for turn in zip(*taken, strict=True):
+        assert len({epoch for (epoch, _), _ in turn}) == 1
+        longest = [max(many[i].frames for i in batch) for (_, batch), _ in turn]
+        waits[turn[0][0][0]].append(max(longest) / np.mean(longest) - 1)
+    assert max(np.mean(some) for some in waits.values()) < most
+
+
+def test_single_utterances_are_repeated_where_there_are_fewer_than_processes(many):
+    plan = plan_epoch(many[:3], DataConfig(), **PLAN, epoch=0, processes=8)
+    assert len(plan) == 8 and {i for batch in plan for i in batch} == {0, 1, 2}
+
+
 def test_near_shuffling_reads_a_few_shards_at_a_time_and_still_every_utterance_once(many):
     config = DataConfig(shuffle_utts=200, batch_utts=8)
     plan = plan_epoch(many, config, **PLAN, epoch=0)

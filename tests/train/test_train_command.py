@@ -304,6 +304,15 @@ def test_the_encoder_in_training_gives_what_cached_states_give(recordings, setti
     np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)
 
 
+def test_milliseconds_an_embedding_are_kept_as_states_where_the_encoder_runs_in_training(
+    recordings, settings, tmp_path, mooer
+):
+    short = [*settings, "warm_start.steps=1", "adapter.frame_ms=60"]
+    assert mooer(*on_recordings(recordings, "warm_start", "audio", tmp_path / "run", *short)) == 0
+    assert load_file(tmp_path / "run" / "adapter.safetensors")["adapter.linear1.weight"].shape == (16, 3 * 16)
+    assert load_config(tmp_path / "run" / "config.yaml").adapter.stack == 3
+
+
 def test_speech_that_is_changed_every_pass_is_the_same_for_any_number_of_readers(recordings, settings, tmp_path, mooer):
     changed = [*settings, "train.steps=6", "train.augment.speed=[0.9, 1.0, 1.1]", "train.augment.time_masks=2"]
     changed += ["train.augment.freq_masks=1", "train.augment.time_share=0.2", "adapter.handover=raw"]
@@ -342,6 +351,9 @@ def test_a_damaged_recording_costs_itself_alone_and_is_named(recordings, setting
     assert {line.split("\t")[0] for line in named} == {"tt-weasels"} and "damaged at 'tt-weasels'" in named[0]
     told = capsys.readouterr().err
     assert "1 utterances cannot be read" in told and "dev set: 1 utterances cannot be read: tt-weasels" in told
+    words[words.index("--out") + 1] = tmp_path / "strict"
+    assert mooer(*words, "--max-skip", "0.05") == 2
+    assert re.search(r"1 utterances .*strict/lost\.tsv.*, 0 may be lost.*--max-skip", capsys.readouterr().err)
     instruct = [*words[:1], "instruct", *words[2:], "train.steps=2", "adapter.handover=raw"]
     instruct[instruct.index("--out") + 1] = tmp_path / "llm"
     assert mooer(*instruct) == 0

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.llm.checkpoint import load_model
 from mooer_tk.train.checkpoints import list_checkpoints, load_weights
@@ -188,6 +189,21 @@ def test_processes_killed_at_any_moment_go_on_exactly(words, tmp_path, engine):
     assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole"), f"killed at line {lines}"
     weights, expected = last_weights(tmp_path / "parts"), last_weights(tmp_path / "whole")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_what_one_process_loses_counts_for_all_and_is_named_once(words, corpus, tmp_path):
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    entry = ShardReader(folder / "train").entries["u4"]
+    with (folder / "train" / entry.shard).open("r+b") as tar:
+        tar.seek(entry.offset)
+        tar.write(b"\xff" * 8)
+    settings = [word.replace(str(corpus), str(folder)) for word in words("OUT", "train.data.batch_utts=2")]
+    for share, status in (("0.13", 0), ("0.12", 1)):
+        run = tmp_path / share
+        output = finish([*(str(run) if word == "OUT" else word for word in settings), "--max-skip", share], 2, status)
+        assert [line.split("\t")[0] for line in (run / "lost.tsv").read_text().splitlines()] == ["u4"]
+        assert (output.count("error: 1 utterances of the training data cannot be read") == 2) == (status == 1)
 
 
 def test_a_run_is_not_gone_on_with_in_another_number_of_processes(words, split_run, tmp_path):

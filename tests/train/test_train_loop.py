@@ -35,11 +35,12 @@ class ToyModule(torch.nn.Linear):
 
 
 class Toy:
-    """Learns one number from four utterances; `plan` is what the test wants it to be."""
+    """Learns one number from four utterances; `plan` is what the test wants it to be, `unreadable` is lost."""
 
     weights = {"ce": 1.0}
 
-    def __init__(self, batches, poison=None, bias=False):
+    def __init__(self, batches, poison=None, bias=False, unreadable=()):
+        self.unreadable = unreadable
         self.module = ToyModule(1, 1, bias=bias)
         torch.nn.init.ones_(self.module.weight)
         self.module.poison = poison or {}
@@ -57,8 +58,11 @@ class Toy:
     def __getitem__(self, key):
         indices = key[1]
         self.seen.append(indices)
+        lost = {f"utt{i}": "damaged" for i in indices if i in self.unreadable}
+        indices = [i for i in indices if i not in self.unreadable]
         states = torch.tensor([[float(i + 1)] for i in indices])
-        return Batch([f"utt{i}" for i in indices], states, torch.ones(len(indices)), [], [[0]] * len(indices), [])
+        utts = [f"utt{i}" for i in indices]
+        return Batch(utts, states, torch.ones(len(indices)), [], [[0]] * len(indices), [], lost=lost)
 
     def ready(self, batch, device):
         return batch
@@ -202,9 +206,10 @@ def test_no_failure_is_taken_for_the_end_of_an_epoch(tmp_path, error):
         raise error("something else")
 
     toy = Toy([[0], [1], [2]], poison={"utt2": fail})
-    with pytest.raises(error, match="something else"):
+    with pytest.raises(error, match="something else") as raised:
         Trainer(toy, CONFIG, tmp_path).run()
     assert len(lines(tmp_path)) == 2
+    assert raised.value.__cause__ is None
 
 
 def test_too_little_memory_names_the_batch_and_the_settings(tmp_path):
@@ -212,6 +217,23 @@ def test_too_little_memory_names_the_batch_and_the_settings(tmp_path):
     toy = Toy([[0], [1, 2]], poison={"utt2": lambda values: values + torch.empty(2**60).sum()})
     with pytest.raises(UserError, match=r"step 2: out of memory on 2 utterances .*utt1, utt2.*data\.batch_positions"):
         Trainer(toy, CONFIG, tmp_path).run()
+
+
+def test_what_cannot_be_read_is_named_once_however_often_it_is_met(tmp_path, capsys):
+    toy = Toy([[0, 1], [2, 3]], unreadable=(1,))
+    (tmp_path / "lost.tsv").write_text("utt9\tof an earlier run\n")
+    for steps in (4, 6):
+        Trainer(toy, replace(CONFIG, steps=steps), tmp_path, max_lost=1).run()
+    assert toy.seen.count([0, 1]) == 3
+    assert (tmp_path / "lost.tsv").read_text() == "utt1\tdamaged\n"
+    assert capsys.readouterr().err.count("cannot be read") == 1
+
+
+def test_more_lost_utterances_than_allowed_stop_the_run(tmp_path):
+    with pytest.raises(UserError, match=r"2 utterances .* cannot be read .*lost\.tsv.*, 1 may be lost.*--max-skip"):
+        Trainer(Toy([[0, 1], [2, 3]], unreadable=(1, 2)), CONFIG, tmp_path, max_lost=1).run()
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+    assert (tmp_path / "lost.tsv").read_text() == "utt1\tdamaged\nutt2\tdamaged\n"
 
 
 @pytest.mark.parametrize("bad", [1, 2])

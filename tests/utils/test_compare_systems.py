@@ -5,41 +5,28 @@ import pytest
 
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.errors import UserError
-from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import get_normaliser
 from mooer_tk.score.translation import translation
 from utils.compare_systems import main, paired_bootstrap
 
 NONE = get_normaliser("none")
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
 
 
-def corpus(n, error=0.2, seed=0, corpus_seed=100):
-    texts, noise = np.random.default_rng(corpus_seed), np.random.default_rng(seed)
-    refs = {f"u{i:04d}": list(texts.choice(WORDS, size=texts.integers(4, 15))) for i in range(n)}
-    hyps = {utt: [w if noise.random() > error else "noise" for w in words] for utt, words in refs.items()}
-    return tuple({utt: " ".join(words) for utt, words in side.items()} for side in (refs, hyps))
-
-
-def wer_statistics(n, **settings):
-    return error_rate(*corpus(n, **settings), unit="word", normaliser=NONE).statistics()
-
-
-def test_a_system_against_itself_is_no_difference():
+def test_a_system_against_itself_is_no_difference(wer_statistics):
     statistics = wer_statistics(100)
     comparison = paired_bootstrap(statistics, statistics)
     assert comparison.p_value == pytest.approx(1.0)
     assert (comparison.low, comparison.high) == (0.0, 0.0)
 
 
-def test_a_clearly_better_system_is_found_and_the_sign_is_b_minus_a():
+def test_a_clearly_better_system_is_found_and_the_sign_is_b_minus_a(wer_statistics):
     worse, better = wer_statistics(200, error=0.3, seed=1), wer_statistics(200, error=0.1, seed=2)
     comparison = paired_bootstrap(worse, better)
     assert comparison.low < comparison.b - comparison.a < comparison.high < 0
     assert comparison.p_value < 0.01
 
 
-def test_equal_systems_are_rarely_called_different():
+def test_equal_systems_are_rarely_called_different(wer_statistics):
     p_values = [
         paired_bootstrap(wer_statistics(60, seed=2 * i + 1), wer_statistics(60, seed=2 * i + 2), resamples=200).p_value
         for i in range(40)
@@ -48,24 +35,24 @@ def test_equal_systems_are_rarely_called_different():
     assert 0.3 < np.mean(p_values) < 0.7
 
 
-def test_paired_bleu_finds_the_better_translation():
-    refs, weak = corpus(80, error=0.4, seed=1)
-    _, strong = corpus(80, error=0.1, seed=2)
+def test_paired_bleu_finds_the_better_translation(noisy_texts):
+    refs, weak = noisy_texts(80, error=0.4, seed=1)
+    _, strong = noisy_texts(80, error=0.1, seed=2)
     scores = [translation(refs, hyps, normaliser=NONE).bleu.statistics for hyps in (weak, strong)]
     comparison = paired_bootstrap(*scores, resamples=200)
     assert comparison.low > 0
     assert comparison.p_value < 0.01
 
 
-def test_different_utterances_cannot_be_paired():
+def test_different_utterances_cannot_be_paired(wer_statistics):
     with pytest.raises(UserError, match="10 ids are in one alone: u0020"):
         paired_bootstrap(wer_statistics(20), wer_statistics(30))
 
 
 @pytest.mark.parametrize("metric", ["wer", "cer", "bleu", "chrf"])
-def test_the_command_prints_the_difference_and_its_interval(tmp_path, capsys, metric):
-    refs, weak = corpus(40, error=0.4, seed=1)
-    _, strong = corpus(40, error=0.1, seed=2)
+def test_the_command_prints_the_difference_and_its_interval(tmp_path, capsys, metric, noisy_texts):
+    refs, weak = noisy_texts(40, error=0.4, seed=1)
+    _, strong = noisy_texts(40, error=0.1, seed=2)
     for name, table in (("ref", refs), ("a", weak), ("b", strong)):
         write_table(tmp_path / name, table)
     sides = [word for name in ("ref", "a", "b") for word in (f"--{name}", str(tmp_path / name))]

@@ -1,13 +1,15 @@
 """RESULTS.md: rows replaced, not duplicated; the rest of the file untouched."""
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
+from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError
 from mooer_tk.score.tables import print_table, render_table
-from utils.update_results import update_table
+from utils.update_results import main, update_table
 
 
 def row(system, test_set, wer, **more):
@@ -92,3 +94,19 @@ def test_render_and_terminal_show_the_union_of_columns():
     print_table(rows, title="Set", console=console)
     shown = console.file.getvalue()
     assert "[tone]" in shown and "Set" in shown and "c" in shown
+
+
+@pytest.mark.parametrize(("info", "git"), [({"git": "abc"}, "abc"), ({"from": "pretrained/asr"}, ""), (None, "")])
+def test_scores_of_any_model_become_rows_whatever_is_known_of_where_it_comes_from(tmp_path, info, git):
+    score = {"value": 7.125, "low": 6.0, "high": 8.0, "utterances": 40, "min_words": 3}
+    folder = tmp_path / "exp" / "x"
+    write_text(
+        folder / "score" / "asr_en.model" / "score.json", json.dumps({"scores": {"wer": score}, "normaliser": "n"})
+    )
+    if info:
+        write_text(folder / "model" / "info.json", json.dumps(info))
+    assert main([str(folder), "--results", str(tmp_path / "RESULTS.md"), "--command", "./run.sh"]) == 0
+    head, _, line = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table_lines(tmp_path / "RESULTS.md")]
+    found = dict(zip(head, line, strict=True))
+    assert found["git"] == git and found["test set"] == "asr en" and found["metric"] == "WER %"
+    assert found["value"] == "7.12" and found["95 %"] == "6.00 - 8.00" and found["command"] == "`./run.sh`"
