@@ -111,7 +111,7 @@ tee_log() {
 }
 
 if begin 0 "download"; then
-  mooer fetch "$encoder" "$llm" "teacher:$teacher"
+  "$MOOER_ROOT/tools/fetch.py" "$encoder" "$llm" "teacher:$teacher"
   local/download.sh --langs "$langs" --tts-utts "$tts_utts"
 fi
 
