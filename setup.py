@@ -67,7 +67,6 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["mooer_tk", "mooer_tk.*"]),
-    package_data={"mooer_tk.hub": ["packages.yaml"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["mooer = mooer_tk.bin.main:main"]},

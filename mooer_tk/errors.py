@@ -1,4 +1,4 @@
-"""The one exception that is meant to be read by the person at the terminal."""
+"""The one exception that is meant to be read by the person at the terminal, and how programs end with it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable
 class UserError(Exception):
     """Something the user can mend: the message says what, where and how.
 
-    `mooer` prints it without a traceback and exits with status 2.
+    `mooer` and the scripts print it without a traceback and exit with status 2, see `exit_status`.
     """
 
 
 def exit_status(program: str, work: Callable[[], int]) -> int:
-    """What `work` returns; a UserError is printed without a traceback and gives 2, an interrupt 130."""
+    """Do a program's work and return its exit status: that of `work`, 2 after a UserError, 130 after Ctrl-C.
+
+    Args:
+        program: what the user called, such as "mooer train", for the message on stderr.
+    """
     try:
         return work()
     except UserError as error:

@@ -1,9 +1,11 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a line now and then in a log."""
+"""What a program says while it works: a bar with rate and time left on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -64,6 +66,13 @@ def _lines(items: Iterable[T], what: str, total: int, done: int, unit: str) -> I
 def log(message: str) -> None:
     """Write one time-stamped line to stderr."""
     print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+def quiet_libraries() -> None:
+    """Notes of libraries to their developers, and bars that last a second, are not for our users."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def clock(seconds: float) -> str:

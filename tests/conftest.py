@@ -1,7 +1,7 @@
 """What the tests share: small models, real speech, and ways to run and to kill the `mooer` command.
 
-Models and recordings come through the package's own cache (MOOER_CACHE, or the user's default), so that a second run
-of the tests downloads nothing.
+Models and recordings come through tools/fetch.py's cache (MOOER_CACHE, or the user's default), so that a second run of
+the tests downloads nothing.
 """
 
 from __future__ import annotations
@@ -49,9 +49,17 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_whisper() -> Path:
     """Whisper tiny.en as a transformers folder."""
-    from mooer_tk.hub.models import resolve_model
+    from hub.models import fetch_model
 
-    return resolve_model("whisper-tiny.en").path
+    return fetch_model("whisper-tiny.en").path
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher() -> Path:
+    """The same as a CTranslate2 folder; from then on the name whisper-tiny.en finds it as a teacher."""
+    from hub.models import fetch_teacher
+
+    return fetch_teacher("whisper-tiny.en").path
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +80,9 @@ def toy_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm() -> Path:
     """SmolLM2-135M-Instruct itself."""
-    from mooer_tk.hub.models import resolve_model
+    from hub.models import fetch_model
 
-    return resolve_model("smollm2-135m-instruct").path
+    return fetch_model("smollm2-135m-instruct").path
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +116,7 @@ def tiny_llm(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sounds() -> Path:
     """The package of English studio prompts: transcript.txt and audio/*.g722."""
-    from mooer_tk.hub.packages import fetch_package
+    from hub.packages import fetch_package
 
     return fetch_package("asterisk-sounds-en-1.6.1")
 

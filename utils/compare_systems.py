@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mooer_tk.data.kaldi_dir import read_table
-from mooer_tk.errors import UserError
+from mooer_tk.errors import UserError, exit_status
 from mooer_tk.score.bootstrap import RESAMPLES, SufficientStatistics, resampled_sums
 from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import NORMALISERS, get_normaliser
@@ -85,13 +85,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metric", choices=[*UNITS, "bleu", "chrf"], required=True)
     parser.add_argument("--normaliser", required=True, metavar="NAME", help=f"one of {', '.join(NORMALISERS)}")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="draws (%(default)s)")
-    args = parser.parse_args(argv)
-    try:
-        a, b = (statistics(args.metric, args.ref, hyp, args.normaliser) for hyp in (args.a, args.b))
-        found = paired_bootstrap(a, b, resamples=args.resamples)
-    except UserError as error:
-        print(f"{Path(__file__).name}: error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(Path(__file__).name, lambda: compare(parser.parse_args(argv)))
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare two systems and print a row; returns 0, errors as of the scorers."""
+    a, b = (statistics(args.metric, args.ref, hyp, args.normaliser) for hyp in (args.a, args.b))
+    found = paired_bootstrap(a, b, resamples=args.resamples)
     row = {"metric": args.metric, "a": f"{found.a:.2f}", "b": f"{found.b:.2f}", "b - a": f"{found.b - found.a:+.2f}"}
     print_table([{**row, "95 %": f"{found.low:+.2f} to {found.high:+.2f}", "p": f"{found.p_value:.3f}"}])
     return 0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mooer_tk.data.atomic import replacing, write_text
 from mooer_tk.data.kaldi_dir import read_table
-from mooer_tk.errors import UserError
+from mooer_tk.errors import UserError, exit_status
 from mooer_tk.score.normalise import get_normaliser
 from mooer_tk.u2pp.units import SPACE
 
@@ -63,20 +63,21 @@ def main() -> int:
     parser.add_argument("--pieces", type=int, default=0, help="how many pieces; 0 makes characters")
     parser.add_argument("--least", type=int, default=1, help="characters that are rarer are left out (%(default)s)")
     args = parser.parse_args()
-    try:
-        if (args.out.suffix == ".model") != bool(args.pieces):
-            raise UserError(f"{args.out}: characters are a .txt, pieces a .model; give --pieces for the latter.")
-        normalise = get_normaliser("target-en")
-        texts = [normalise(text) for path in args.texts for text in read_table(path).values()]
-        if not any(texts):
-            raise UserError(f"there is no text in {', '.join(map(str, args.texts))}.")
-        if args.pieces:
-            make_pieces(texts, args.out, args.pieces)
-        else:
-            make_characters(texts, args.out, args.least)
-    except UserError as error:
-        print(f"make_units.py: error: {error}", file=sys.stderr)
-        return 2
+    return exit_status("utils/make_units.py", lambda: make_units(args))
+
+
+def make_units(args: argparse.Namespace) -> int:
+    """Read the texts, write what was asked for."""
+    if (args.out.suffix == ".model") != bool(args.pieces):
+        raise UserError(f"{args.out}: characters are a .txt, pieces a .model; give --pieces for the latter.")
+    normalise = get_normaliser("target-en")
+    texts = [normalise(text) for path in args.texts for text in read_table(path).values()]
+    if not any(texts):
+        raise UserError(f"there is no text in {', '.join(map(str, args.texts))}.")
+    if args.pieces:
+        make_pieces(texts, args.out, args.pieces)
+    else:
+        make_characters(texts, args.out, args.least)
     return 0
 
 

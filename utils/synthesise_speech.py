@@ -3,8 +3,9 @@
 
   utils/synthesise_speech.py data/tts/text data/tts/speech --nj 4
 
-The same command goes on where an interrupted one stopped. Voices come from: mooer fetch flite espeak-ng. There are two
-engines: the program flite (http://cmuflite.org) and the library of espeak-ng (speak_lib.h), through ctypes.
+The same command goes on where an interrupted one stopped. There are two engines: the program flite
+(http://cmuflite.org) and the library of espeak-ng (speak_lib.h), through ctypes. A machine that has none of them finds
+them in the cache after: tools/fetch.py flite espeak-ng
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from mooer_tk.data.atomic import fingerprint, replacing, sweep_leftovers
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio
 from mooer_tk.data.kaldi_dir import check, read_table, write_table
 from mooer_tk.data.skips import SkipReport
-from mooer_tk.errors import UserError, nearest
-from mooer_tk.hub.cache import cache_root
+from mooer_tk.errors import UserError, exit_status, nearest
+from mooer_tk.models import cache_root
 from mooer_tk.progress import log, track
 
 # Mean pitch of flite's voices in Hz (int_f0_target_mean), which a delivery scales.
@@ -69,13 +70,13 @@ class Delivery:
 
 
 class Flite:
-    """The program flite: on the PATH, or unpacked in the cache by `mooer fetch flite`."""
+    """The program flite: on the PATH, or unpacked in the cache by `tools/fetch.py flite`."""
 
     def __init__(self) -> None:
         unpacked = cache_root() / "packages" / "flite" / "usr"
         self.program = shutil.which("flite") or shutil.which("flite", path=unpacked / "bin")
         if not self.program:
-            raise UserError("there is no flite on the PATH or in the cache; run: mooer fetch flite")
+            raise UserError("there is no flite on the PATH or in the cache; run: tools/fetch.py flite")
         # The machine's own libasound comes first: the unpacked one is for machines that have none.
         libraries = ":".join(str(path) for path in sorted((unpacked / "lib").glob("*")) if path.is_dir())
         own = os.environ.get("LD_LIBRARY_PATH", "")
@@ -133,7 +134,7 @@ class Espeak:
         library = ctypes.CDLL(self.path)
         self.rate = library.espeak_Initialize(ESPEAK_SYNCHRONOUS, 0, self.data, 0)
         if self.rate <= 0:
-            raise UserError(f"{self.path} cannot read its voices in {self.data}; run: mooer fetch espeak-ng")
+            raise UserError(f"{self.path} cannot read its voices in {self.data}; run: tools/fetch.py espeak-ng")
         if seed := getattr(library, "espeak_ng_SetRandSeed", None):
             seed(ctypes.c_long(1))
         library.espeak_SetSynthCallback(self.callback)
@@ -159,7 +160,7 @@ def _espeak_library() -> tuple[str, bytes | None]:
             return str(library), os.fsencode(folder / "espeak-ng-data")
     if system := ctypes.util.find_library("espeak-ng"):
         return system, None
-    raise UserError("there is no espeak-ng library on this machine or in the cache; run: mooer fetch espeak-ng")
+    raise UserError("there is no espeak-ng library on this machine or in the cache; run: tools/fetch.py espeak-ng")
 
 
 @cache
@@ -188,7 +189,7 @@ def usable_voices(voices: list[str]) -> list[str]:
     for reason in sorted(set(absent.values())):
         log(f"voices left out: {', '.join(v for v, why in absent.items() if why == reason)}: {reason}")
     if not usable:
-        raise UserError("none of the voices can be used: run: mooer fetch flite espeak-ng")
+        raise UserError("none of the voices can be used: run: tools/fetch.py flite espeak-ng")
     return usable
 
 
@@ -287,17 +288,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--nj", type=int, default=2, help="number of processes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws voice, speed and pitch (default: %(default)s)")
     parser.add_argument("--max-skip", type=float, default=0.01, help="largest share that may fail (%(default)s)")
-    args = parser.parse_args(argv)
+    return exit_status(Path(__file__).name, lambda: _run(parser.parse_args(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     voices = args.voices.replace(",", " ").split()
-    try:
-        print(
-            synthesise(
-                args.text, args.out, voices=voices, nj=args.nj, seed=args.seed, most=args.max, max_skip=args.max_skip
-            )
-        )
-    except UserError as error:
-        print(f"{Path(__file__).name}: error: {error}", file=sys.stderr)
-        return 2
+    settings = {"nj": args.nj, "seed": args.seed, "most": args.max, "max_skip": args.max_skip}
+    print(synthesise(args.text, args.out, voices=voices, **settings))
     return 0
 
 

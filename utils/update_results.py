@@ -18,7 +18,7 @@ from typing import Any
 
 from mooer_tk.config import git_hash
 from mooer_tk.data.atomic import write_text
-from mooer_tk.errors import UserError
+from mooer_tk.errors import UserError, exit_status
 from mooer_tk.score.tables import cell_text, print_table, render_table
 
 SYSTEMS = {
@@ -134,8 +134,8 @@ def _parse_line(line: str) -> list[str]:
     return [_ESCAPED.sub(r"\1", cell.strip()).replace("<br>", "\n") for cell in cells]
 
 
-def write_rows(args: argparse.Namespace) -> None:
-    """Collect every score.json below the experiment into the table."""
+def write_rows(args: argparse.Namespace) -> int:
+    """Collect every score.json below the experiment into the table; returns 0."""
     files = sorted((args.experiment / "score").glob("*/score.json"))
     if not files:
         raise UserError(f"{args.experiment}/score holds no scores: run stage 8 first.")
@@ -152,6 +152,7 @@ def write_rows(args: argparse.Namespace) -> None:
         }
         full = {"experiment": args.experiment.name, **row, **extra, "command": f"`{args.command}`"}
         update_table(args.results, "results", full, key=["experiment", "test set", "system", "metric"])
+    return 0
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -184,12 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("RESULTS.md"), help="file with the table")
     parser.add_argument("--labels", default="pseudo", help="what the model was trained on, for the table")
     parser.add_argument("--command", default="", help="the command that made the experiment, for the table")
-    try:
-        write_rows(parser.parse_args(argv))
-    except UserError as error:
-        print(f"{Path(__file__).name}: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(Path(__file__).name, lambda: write_rows(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
-import warnings
 
 from mooer_tk import __version__
-from mooer_tk.errors import UserError, nearest
+from mooer_tk.errors import UserError, exit_status, nearest
+from mooer_tk.progress import quiet_libraries
 
 # command -> (module, what it does); the order is the order of the stages.
 COMMANDS = {
     "config": ("config", "show a config as it resolves"),
-    "fetch": ("fetch", "bring models and packages into the cache, checked by SHA-256"),
     "data": ("data", "validate, fix, subset or split a Kaldi data directory"),
     "label": ("label", "let a teacher transcribe or translate a data directory, and report on it"),
     "states": ("states", "run the frozen encoder over a data directory and cache its states in shards"),
@@ -38,29 +36,19 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"mooer_tk {__version__}")
         return 0
-    _quiet_libraries()
-    try:
-        if argv[0] not in COMMANDS:
-            raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], COMMANDS)}")
-        module = importlib.import_module(f"mooer_tk.bin.{COMMANDS[argv[0]][0]}")
-        parser = argparse.ArgumentParser(
-            prog=f"mooer {argv[0]}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(parser)
-        return module.run(parser.parse_args(argv[1:]))
-    except UserError as error:
-        print(f"mooer {argv[0]}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"mooer {argv[0]}: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    quiet_libraries()
+    return exit_status(f"mooer {argv[0]}", lambda: _run(argv[0], argv[1:]))
 
 
-def _quiet_libraries() -> None:
-    """Notes of libraries to their developers, and bars that last a second, are not for our users."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+def _run(command: str, words: list[str]) -> int:
+    if command not in COMMANDS:
+        raise UserError(f"unknown command '{command}': {nearest(command, COMMANDS)}")
+    module = importlib.import_module(f"mooer_tk.bin.{COMMANDS[command][0]}")
+    parser = argparse.ArgumentParser(
+        prog=f"mooer {command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(words))
 
 
 def _overview() -> str:

@@ -1,7 +1,7 @@
 """Normalise and score hypotheses: WER, CER, or BLEU with chrF, with bootstrap intervals.
 
 Writes DIR/score.json (all numbers, the id of the normaliser, the signature of the metric), DIR/per_utt.tsv
-and, for wer and cer, DIR/align.txt and DIR/error_by_length.png.
+and, for wer and cer, DIR/align.txt. `utils/plot.py errors DIR` draws them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from mooer_tk.data.kaldi_dir import read_table
 from mooer_tk.score.bootstrap import RESAMPLES, SufficientStatistics, bootstrap_interval
 from mooer_tk.score.error_rate import ErrorRate, error_rate, write_alignments
 from mooer_tk.score.normalise import NORMALISERS, Normaliser, get_normaliser
-from mooer_tk.score.plots import plot_error_by_length
 from mooer_tk.score.tables import print_table
 from mooer_tk.score.translation import TOKENISERS, translation
 
@@ -80,7 +79,6 @@ def _score_errors(
     lines = [[f"{utt.rate:.2f}" if name == "rate" else getattr(utt, name) for name in head] for utt in whole.utts]
     _write_tsv(args.out / "per_utt.tsv", [head, *lines])
     write_alignments(args.out / "align.txt", whole)
-    plot_error_by_length(whole.utts, args.out / "error_by_length.png", unit=whole.unit)
     return scores
 
 

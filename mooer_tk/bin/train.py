@@ -3,7 +3,8 @@
   mooer train warm_start --config conf/mooer.yaml --out exp/x/warm --source asr:dump/en/train:data/en/train_pl/text ...
   mooer train instruct   --config conf/mooer.yaml --out exp/x/llm  --init exp/x/warm/adapter.safetensors --source ...
 
-The same command goes on where a killed run stopped. Several processes, on one host or many:
+The same command goes on where a killed run stopped. `utils/plot.py loss exp/x/llm` draws the curves of train.jsonl.
+Several processes, on one host or many:
 
   torchrun --standalone --nproc-per-node 8 -m mooer_tk.bin.main train instruct ...
   deepspeed --hostfile hosts --no_local_rank --module mooer_tk.bin.main train ... --set train.engine=deepspeed
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, export what the next stage needs, draw the curves."""
+    """Train, and export what the next stage needs."""
     from mooer_tk.train.processes import Processes
 
     processes = Processes.join()
@@ -64,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, processes: Processes) -> int:
-    from mooer_tk.score.plots import plot_loss
     from mooer_tk.train.loop import Trainer
 
     job = _read_job(args)
@@ -88,8 +88,6 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
         if processes.main:
             if args.kind == "warm_start":
                 _export_best_warm_start(args.out)
-            with replacing(args.out / "loss.png") as picture:
-                plot_loss(args.out / "train.jsonl", picture)
             mark_done(args.out, job.mark, **scores)
     return 0
 

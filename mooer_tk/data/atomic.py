@@ -83,26 +83,30 @@ def _refused(path: Path, error: OSError) -> UserError:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path | str) -> Iterator[None]:
+def sole_writer(folder: Path | str, *, lock: str = ".lock", wait: bool = False) -> Iterator[None]:
     """Keep other processes from writing to `folder` for the length of the block; a killed owner lets go of it.
+
+    Args:
+        lock: name of the lock's file in `folder`; processes with different locks do not meet.
+        wait: wait for another process that is at work there, instead of refusing.
 
     Raises:
         UserError: another process is at work there.
     """
     folder = Path(folder)
     _make_folder(folder)
-    with (folder / ".lock").open("a+", encoding="utf-8") as lock:
+    with (folder / lock).open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            lock.seek(0)
+            file.seek(0)
             raise UserError(
-                f"another process is writing to {folder} ({lock.read().strip()}): wait for it, or end it and run the "
+                f"another process is writing to {folder} ({file.read().strip()}): wait for it, or end it and run the "
                 "same command again."
             ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        lock.flush()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
         yield
 
 

@@ -10,7 +10,7 @@ from mooer_tk.encoders.self_supervised import SelfSupervisedEncoder
 from mooer_tk.encoders.u2pp import U2ppEncoder
 from mooer_tk.encoders.whisper import WhisperEncoder
 from mooer_tk.errors import UserError, nearest
-from mooer_tk.hub.models import resolve_model
+from mooer_tk.models import resolve_model
 
 
 def _self_supervised(config: EncoderConfig) -> SpeechEncoder:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mooer_tk.data.audio import SAMPLE_RATE
 from mooer_tk.errors import UserError
-from mooer_tk.hub.models import resolve_teacher
+from mooer_tk.models import resolve_teacher
 
 WHISPER_TASKS = {"asr": "transcribe", "ast": "translate"}
 LONGEST_SECONDS = 30

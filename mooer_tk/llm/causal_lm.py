@@ -11,7 +11,7 @@ from torch import nn
 
 from mooer_tk.config import LLMConfig
 from mooer_tk.errors import UserError
-from mooer_tk.hub.models import resolve_model
+from mooer_tk.models import resolve_model
 
 LORA_FILE = "adapter_model.safetensors"
 

@@ -14,9 +14,9 @@ from mooer_tk.config import Config
 from mooer_tk.encoders.paraformer import ParaformerEncoder
 from mooer_tk.errors import UserError
 from mooer_tk.features.cmvn import CMVN
-from mooer_tk.hub.models import resolve_model
 from mooer_tk.llm.causal_lm import add_lora
 from mooer_tk.llm.speech_llm import Fill, SpeechLLM
+from mooer_tk.models import resolve_model
 
 # Shapes of LLMs that people count before they download them, as their config.json on the model hub says.
 _QWEN2 = {"model_type": "qwen2", "num_hidden_layers": 28}

@@ -18,6 +18,7 @@ from mooer_tk.data.atomic import (
     mark_done,
     replacing,
     replacing_dir,
+    sole_writer,
     sweep_leftovers,
     write_json,
     write_text,
@@ -129,6 +130,24 @@ def test_leftovers_of_the_dead_are_swept_and_of_the_living_kept(tmp_path: Path) 
     assert os.listdir(tmp_path) == []
     for process in processes:
         process.stdout.close()
+
+
+def test_a_second_writer_is_refused_or_waits_as_it_asked(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom mooer_tk.data.atomic import sole_writer\n"
+        "with sole_writer(sys.argv[1], lock=sys.argv[2], wait=True):\n    print('in', flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with sole_writer(tmp_path, lock=".entry.lock"):
+        told = rf"another process is writing to {tmp_path} \(process {os.getpid()} on"
+        with pytest.raises(UserError, match=told), sole_writer(tmp_path, lock=".entry.lock"):
+            pytest.fail("two writers in one place")
+        other = subprocess.run([*command, ".lock"], capture_output=True, text=True, timeout=60, check=False)
+        assert other.stdout == "in\n", other.stderr
+        with pytest.raises(subprocess.TimeoutExpired):
+            subprocess.run([*command, ".entry.lock"], capture_output=True, timeout=2, check=False)
+    waited = subprocess.run([*command, ".entry.lock"], capture_output=True, text=True, timeout=60, check=False)
+    assert waited.stdout == "in\n"
 
 
 def test_the_marker_tells_settings_and_inputs_apart(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import get_normaliser
 
 pytest.importorskip("faster_whisper")
+pytestmark = pytest.mark.usefixtures("tiny_teacher")
 SETTINGS = {"teacher": "whisper-tiny.en", "language": "en", "tasks": ["asr"], "threads": 1}
 
 

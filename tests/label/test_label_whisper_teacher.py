@@ -11,7 +11,7 @@ from mooer_tk.score.normalise import get_normaliser
 
 
 @pytest.fixture(scope="module")
-def teacher():
+def teacher(tiny_teacher):
     return WhisperTeacher("whisper-tiny.en", "en", threads=1)
 
 

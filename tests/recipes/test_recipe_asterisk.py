@@ -37,7 +37,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(
         ROOT / "egs", root / "egs", symlinks=True, ignore=shutil.ignore_patterns("data", "dump", "exp", "downloads")
     )
-    (root / "utils").symlink_to(ROOT / "utils")
+    for name in ("utils", "tools"):
+        (root / name).symlink_to(ROOT / name)
     folder = root / "egs" / "asterisk" / "mooer"
     (folder / "RESULTS.md").unlink(missing_ok=True)
     return folder

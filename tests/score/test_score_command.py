@@ -36,7 +36,7 @@ def test_wer_reports_everything_a_reader_needs(tmp_path, capsys):
     assert subset["value"] == pytest.approx(100 * 2 / 6)
     assert "37.50" in capsys.readouterr().out
     written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {"score.json", "per_utt.tsv", "align.txt", "error_by_length.png"}
+    assert written == {"score.json", "per_utt.tsv", "align.txt"}
     lines = [line.split("\t") for line in (tmp_path / "out" / "per_utt.tsv").read_text().splitlines()]
     assert [line[:2] for line in lines] == [["utt", "rate"], ["u1", "33.33"], ["u2", "50.00"]]
 

@@ -120,12 +120,12 @@ def test_a_training_killed_before_its_last_marker_is_finished_by_the_same_comman
 ):
     run = tmp_path / "run"
     shutil.copytree(undisturbed["warm_start"], run)
-    for name in ("done.json", "adapter.safetensors", "loss.png"):
+    for name in ("done.json", "adapter.safetensors"):
         (run / name).unlink()
     # The fingerprint depends on the command, not on where its output lies.
     assert mooer(*command("warm_start", corpus, settings, run)) == 0
     assert_same_run(run, undisturbed["warm_start"])
-    assert (run / "loss.png").stat().st_size > 1000
+    assert (run / "adapter.safetensors").is_file()
 
 
 def test_the_log_learns_and_shows_what_a_user_asks_of_it(undisturbed):

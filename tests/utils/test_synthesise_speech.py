@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from hub.packages import fetch_package
 from mooer_tk.data.audio import load_audio
 from mooer_tk.data.kaldi_dir import check, read_table, write_table
 from mooer_tk.errors import UserError
-from mooer_tk.hub.packages import fetch_package
 from utils.synthesise_speech import VOICES, Delivery, _engine, main, synthesise, usable_voices
 
 SCRIPT = (str(Path(__file__).resolve().parents[2] / "utils" / "synthesise_speech.py"),)

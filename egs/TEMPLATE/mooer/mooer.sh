@@ -102,6 +102,9 @@ states() {
   mooer states "$@" "${options[@]}"
 }
 
+# plot PICTURE DIR ...: draw what lies in these directories.
+plot() { "$MOOER_ROOT/utils/plot.py" "$@" >&2; }
+
 # tee_log NAME COMMAND ...: run a long command, its progress on the terminal and in exp/<tag>/log/NAME.log.
 tee_log() {
   local name=$1
@@ -111,7 +114,7 @@ tee_log() {
 }
 
 if begin 0 "download"; then
-  mooer fetch "$encoder" "$llm" "teacher:$teacher"
+  "$MOOER_ROOT/tools/fetch.py" "$encoder" "$llm" "teacher:$teacher"
   local/download.sh --langs "$langs" --tts-utts "$tts_utts"
 fi
 
@@ -171,6 +174,7 @@ tts() { if [ "$tts_utts" -gt 0 ]; then printf '%s\n' --source "asr:dump/tts:data
 if [ "$warm_start" = true ] && begin 4 "adapter warm start"; then
   mapfile -t synthetic < <(tts 1)
   tee_log warm_start "${trainer[@]}" train warm_start --out "$exp/warm_start" "${train_options[@]}" "${synthetic[@]}"
+  plot loss "$exp/warm_start"
 fi
 
 if begin 5 "adapter + LoRA"; then
@@ -178,6 +182,8 @@ if begin 5 "adapter + LoRA"; then
   if [ "$warm_start" = true ]; then init=(--init "$exp/warm_start/adapter.safetensors"); fi
   mapfile -t synthetic < <(tts "$tts_weight")
   tee_log train "${trainer[@]}" train instruct --out "$exp/train" ${init[@]+"${init[@]}"} "${train_options[@]}" "${synthetic[@]}"
+  plot loss "$exp/train"
+  if [ -f "$exp/train/expert_load.tsv" ]; then plot experts "$exp/train"; fi
 fi
 
 if begin 6 "average and export"; then
@@ -202,8 +208,12 @@ if begin 7 "decode"; then
 fi
 
 if begin 8 "score"; then
+  with_errors=()
   # score NAME REF HYP METRIC NORMALISER
-  score() { mooer score --ref "$2" --hyp "$3" --metric "$4" --normaliser "$5" --out "$exp/score/$1" --tolerate-missing; }
+  score() {
+    mooer score --ref "$2" --hyp "$3" --metric "$4" --normaliser "$5" --out "$exp/score/$1" --tolerate-missing
+    if [ "$4" = wer ]; then with_errors+=("$exp/score/$1"); fi
+  }
   for lang in $asr_langs; do
     score "asr_$lang.model" "data/$lang/test/text" "$exp/decode/asr_$lang/hyp" wer "$normaliser"
     score "asr_$lang.teacher" "data/$lang/test/text" "data/$lang/test_pl/text" wer "$normaliser"
@@ -218,6 +228,7 @@ if begin 8 "score"; then
     score "ast_$lang.model" "data/$lang/test/text.en" "$exp/decode/ast_$lang/hyp" bleu none
     score "ast_$lang.teacher" "data/$lang/test/text.en" "data/$lang/test_pl/text.en" bleu none
   done
+  if [ ${#with_errors[@]} -gt 0 ]; then plot errors "${with_errors[@]}"; fi
 fi
 
 if begin 9 "results"; then

@@ -14,4 +14,4 @@ tts_utts=3000
 # Transcripts of all five languages are needed for the split; they come with `asterisk-text`.
 packages=(asterisk-text "asterisk-sounds:$(tr -s ' ' , <<<"${langs% }")")
 if [ "$tts_utts" -gt 0 ]; then packages+=(fortunes flite espeak-ng); fi
-mooer fetch "${packages[@]}"
+"$MOOER_ROOT/tools/fetch.py" "${packages[@]}"

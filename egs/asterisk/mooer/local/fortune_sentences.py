@@ -17,11 +17,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from prepare_asterisk import fold, read_all
+from prepare_asterisk import fetched, fold, read_all
 
 from mooer_tk.data.kaldi_dir import write_table
-from mooer_tk.errors import UserError
-from mooer_tk.hub.packages import fetch_package
+from mooer_tk.errors import exit_status
 
 WORDS = range(3, 15)
 # Chat logs, programs, drawings, nonsense, and files whose humour is about groups of people.
@@ -50,8 +49,9 @@ def main() -> int:
     parser.add_argument("--max", type=int, default=0, help="how many sentences at most; 0 means all")
     parser.add_argument("--seed", type=int, default=0, help="draws the order of the sentences")
     args = parser.parse_args()
-    prompts = read_all(fetch_package("asterisk-transcripts-1.6.1"))["en"]
-    found = sentences(fetch_package("fortunes") / "files", {fold(text) for text in prompts.texts.values()})
+    folders = fetched("asterisk-text", "fortunes")
+    prompts = read_all(folders["asterisk-text"])["en"]
+    found = sentences(folders["fortunes"] / "files", {fold(text) for text in prompts.texts.values()})
     found.sort(key=lambda text: hashlib.sha1(f"{args.seed} {text}".encode()).digest())
     kept = found[: args.max or None]
     write_table(args.out / "text", {f"fortune-{number:05d}": text for number, text in enumerate(kept, 1)})
@@ -102,7 +102,4 @@ def _sayings(path: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+    sys.exit(exit_status(Path(__file__).name, main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import subprocess
 import sys
 import unicodedata
 from dataclasses import dataclass, field
@@ -22,10 +23,11 @@ from mooer_tk.data.atomic import replacing_dir
 from mooer_tk.data.audio import SAMPLE_RATE, load_audio
 from mooer_tk.data.kaldi_dir import check, write_table
 from mooer_tk.data.skips import SkipReport
-from mooer_tk.errors import UserError, nearest
-from mooer_tk.hub.packages import SOUND_LANGS, fetch_package
+from mooer_tk.errors import UserError, exit_status, nearest
 from mooer_tk.progress import log, track
 
+FETCH = Path(__file__).resolve().parents[4] / "tools" / "fetch.py"
+SOUND_LANGS = ("en", "es", "fr", "it", "ru")
 SHARES = {"train": 0.70, "dev": 0.08, "test": 0.22}
 SENTENCE_WORDS = 3
 # Upstream's typing errors in ids; the recordings were listened to.
@@ -60,14 +62,27 @@ def main() -> int:
     for lang in langs:
         if lang not in SOUND_LANGS:
             raise UserError(f"--langs: there is no language '{lang}': {nearest(lang, SOUND_LANGS)}")
-    everything = read_all(fetch_package("asterisk-transcripts-1.6.1"))
+    folders = fetched("asterisk-text", *(f"asterisk-sounds:{lang}" for lang in langs))
+    everything = read_all(folders["asterisk-text"])
     side = split(everything)
     print(f"{'set':<9} {'prompts':>8} {f'{SENTENCE_WORDS}+ words':>8} {'hours':>7}")
     for lang in langs:
-        audio = fetch_package(f"asterisk-sounds-{lang}-1.6.1") / "audio"
+        audio = folders[f"asterisk-sounds:{lang}"] / "audio"
         for row in write_language(lang, everything, side, audio, args.out / lang, args.max_utts):
             print(row)
     return 0
+
+
+def fetched(*names: str) -> dict[str, Path]:
+    """The folder of each name that tools/fetch.py knows; what stage 0 has brought is found there at once.
+
+    Raises:
+        UserError: one of them cannot be had; tools/fetch.py has said why.
+    """
+    done = subprocess.run([sys.executable, str(FETCH), *names], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"tools/fetch.py could not bring {', '.join(names)}: see above")
+    return {name: Path(path) for name, _, path in (line.split("\t") for line in done.stdout.splitlines())}
 
 
 def read_all(folder: Path) -> dict[str, Transcripts]:
@@ -198,7 +213,4 @@ def write_language(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+    sys.exit(exit_status(Path(__file__).name, main))

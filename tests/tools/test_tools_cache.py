@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from hub.cache import download_url, obtain, sha256_of, sha256_of_tree, unpack, verify
 from mooer_tk.errors import UserError
-from mooer_tk.hub.cache import download_url, obtain, sha256_of, sha256_of_tree, unpack, verify
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -154,7 +156,7 @@ def test_an_archive_may_not_write_outside(tree: Path, tmp_path: Path) -> None:
 MAKER = """
 import sys, time
 from pathlib import Path
-from mooer_tk.hub.cache import obtain
+from hub.cache import obtain
 def make(folder):
     print("making", flush=True)
     for part in range(int(sys.argv[2])):
@@ -166,7 +168,8 @@ print(obtain(Path(sys.argv[1]), make))
 
 def start(entry: Path, parts: int) -> subprocess.Popen:
     command = [sys.executable, "-c", MAKER, str(entry), str(parts)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    found_in = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}
+    return subprocess.Popen(command, env=found_in, stdout=subprocess.PIPE, text=True)
 
 
 def test_processes_that_want_the_same_entry_make_it_once(tmp_path: Path) -> None:

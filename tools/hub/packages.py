@@ -18,8 +18,9 @@ from pathlib import Path
 
 import yaml
 
+from hub.cache import download_url, obtain, sha256_of_tree, unpack, verify
 from mooer_tk.errors import UserError, nearest
-from mooer_tk.hub.cache import cache_root, download_url, obtain, sha256_of_tree, unpack, verify
+from mooer_tk.models import cache_root
 from mooer_tk.progress import log
 
 SOUND_LANGS = ("en", "es", "fr", "it", "ru")

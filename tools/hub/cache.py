@@ -1,12 +1,8 @@
-"""The download cache: every entry is a finished directory or absent, whatever was killed on the way.
-
-The root is $MOOER_CACHE, or ~/.cache/mooer_tk.
-"""
+"""The download cache: every entry is a finished directory or absent, whatever was killed on the way."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import errno
 import hashlib
 import io
 import lzma
@@ -17,19 +13,14 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from mooer_tk.data.atomic import replacing, replacing_dir, sweep_leftovers
+from mooer_tk.data.atomic import replacing, replacing_dir, sole_writer, sweep_leftovers
 from mooer_tk.errors import UserError
 
 TIMEOUT_SECONDS = 30
 AR_MAGIC, AR_HEADER_BYTES = b"!<arch>\n", 60
-
-
-def cache_root() -> Path:
-    """The directory that holds everything fetched; made when something is put there."""
-    return Path(os.environ.get("MOOER_CACHE") or Path.home() / ".cache" / "mooer_tk").expanduser().resolve()
 
 
 def obtain(target: Path, make: Callable[[Path], None]) -> Path:
@@ -39,7 +30,8 @@ def obtain(target: Path, make: Callable[[Path], None]) -> Path:
     """
     if target.is_dir():
         return target
-    with _locked(target):
+    _need_writable(target.parent)
+    with sole_writer(target.parent, lock=f".{target.name}.lock", wait=True):
         if not target.is_dir():
             sweep_leftovers(target.parent)
             with replacing_dir(target) as folder:
@@ -47,18 +39,15 @@ def obtain(target: Path, make: Callable[[Path], None]) -> Path:
     return target
 
 
-@contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def _need_writable(folder: Path) -> None:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = (target.parent / f".{target.name}.lock").open("w")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise UserError(
-            f"cannot write the cache {target.parent}: {error.strerror}. Set MOOER_CACHE to a writable directory."
+            f"cannot write the cache {folder}: {error.strerror}. Set MOOER_CACHE to a writable directory."
         ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def sha256_of(path: Path | str) -> str:

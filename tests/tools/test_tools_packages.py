@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from hub import packages
+from hub.cache import sha256_of_tree
+from hub.packages import PACKAGES, fetch_package
 from mooer_tk.errors import UserError
-from mooer_tk.hub import packages
-from mooer_tk.hub.cache import cache_root, sha256_of_tree
-from mooer_tk.hub.packages import PACKAGES, fetch_package
+from mooer_tk.models import cache_root
+from tools import fetch
 
 TEXT = "asterisk-transcripts-1.6.1"
 
@@ -65,14 +67,13 @@ def test_unknown_package() -> None:
         fetch_package("flit")
 
 
-def test_a_killed_fetch_is_finished_by_the_same_command(
-    empty_cache: Path, kill_mooer: Callable[..., None], mooer: Callable[..., int]
-) -> None:
+def test_a_killed_fetch_is_finished_by_the_same_command(empty_cache: Path, kill_mooer: Callable[..., None]) -> None:
     """Killed while the packages are downloaded and unpacked; the second run ends as an undisturbed one."""
     folder = empty_cache / "packages"
-    kill_mooer(["fetch", "asterisk-text"], lambda: any(folder.glob(".*.tmp/.work/unpacked/*")), moment=0.5)
+    program = (fetch.__file__,)
+    kill_mooer(["asterisk-text"], lambda: any(folder.glob(".*.tmp/.work/unpacked/*")), moment=0.5, program=program)
     assert not (folder / TEXT).exists()
-    assert mooer("fetch", "asterisk-text") == 0
+    assert fetch.main(["asterisk-text"]) == 0
     assert sorted(os.listdir(folder)) == [f".{TEXT}.lock", TEXT]
     assert {path.name for path in (folder / TEXT).iterdir()} == {f"{lang}.txt" for lang in packages.SOUND_LANGS}
 

@@ -1,0 +1,29 @@
+"""How programs end: one line for the user and a status for the shell; faults of our own keep their traceback."""
+
+import pytest
+
+from mooer_tk.errors import UserError, exit_status
+
+
+def fail(error):
+    raise error
+
+
+def test_the_status_is_that_of_the_work(capsys):
+    assert [exit_status("p", lambda status=status: status) for status in (0, 1)] == [0, 1]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_the_user_can_mend_is_one_line_and_status_2(capsys):
+    assert exit_status("plot.py", lambda: fail(UserError("no log in exp/a"))) == 2
+    assert capsys.readouterr() == ("", "plot.py: error: no log in exp/a\n")
+
+
+def test_ctrl_c_is_status_130(capsys):
+    assert exit_status("mooer train", lambda: fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "mooer train: interrupted; the same command goes on where it stopped\n"
+
+
+def test_our_own_faults_pass_through():
+    with pytest.raises(ZeroDivisionError):
+        exit_status("p", lambda: fail(ZeroDivisionError()))
