@@ -15,7 +15,6 @@ from mooer_tk.errors import UserError, nearest
 COMMANDS = {
     "config": ("config", "show a config as it resolves"),
     "fetch": ("fetch", "bring models and packages into the cache, checked by SHA-256"),
-    "data": ("data", "validate, fix, subset or split a Kaldi data directory"),
     "label": ("label", "let a teacher transcribe or translate a data directory, and report on it"),
     "states": ("states", "run the frozen encoder over a data directory and cache its states in shards"),
     "train": ("train", "train: the adapter's warm start, or adapter + LoRA"),
