@@ -3,7 +3,7 @@
 #
 # Usage: utils/subset_data_dir.sh ARGS    (all of them are passed on; --help lists them)
 #
-# The same as: mooer data subset ARGS
+# The same as: utils/data_dir.py subset ARGS
 # The Python is, in this order: $PYTHON, the active virtual environment's, the repository's .venv.
 
 set -euo pipefail
@@ -14,4 +14,4 @@ if [ -z "${PYTHON:-}" ] && [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$root/.venv/bin/py
   python=$root/.venv/bin/python
 fi
 
-PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m mooer_tk.bin.main data subset "$@"
+PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" "$root/utils/data_dir.py" subset "$@"

@@ -37,7 +37,7 @@ import soxr
 
 from mooer_tk.data.atomic import fingerprint, replacing, sweep_leftovers
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio
-from mooer_tk.data.kaldi_dir import check, read_table, write_table
+from mooer_tk.data.kaldi_dir import read_table, write_table
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.errors import UserError, exit_status, nearest
 from mooer_tk.models import cache_root
@@ -210,10 +210,12 @@ def synthesise(
         A one-line summary.
 
     Raises:
-        UserError: no usable voice, too many failures, a full disk.
+        UserError: no sentence, no usable voice, too many failures, a full disk.
     """
-    voices = usable_voices(voices)
     sentences = dict(sorted(read_table(text, allow_empty=False).items())[: most or None])
+    if not sentences:
+        raise UserError(f"{text} holds no sentence to speak. Write lines such as 'utt1 some words' to it.")
+    voices = usable_voices(voices)
     deliveries = {utt: Delivery.draw(utt, voices, seed) for utt in sentences}
     folder = out.resolve() / "wav"
     files = {u: folder / f"{u}.{fingerprint(sentences[u], *astuple(deliveries[u]))[:8]}.flac" for u in sentences}
@@ -236,7 +238,6 @@ def synthesise(
     write_table(out / "utt2dur", {utt: f"{duration:.3f}" for utt, duration in seconds.items()})
     # Last, because wav.scp is what makes the folder a data directory.
     write_table(out / "wav.scp", {utt: str(file) for utt, file in spoken.items()})
-    check(out)
     return f"{summary}; {sum(seconds.values()) / 3600:.2f} h, {len(voices)} voices"
 
 

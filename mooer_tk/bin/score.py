@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
     missing = refs.keys() - hyps.keys() if args.tolerate_missing else set()
     extra = hyps.keys() - refs.keys() if args.tolerate_missing else set()
     hyps = {utt: hyp for utt, hyp in hyps.items() if utt not in extra} | dict.fromkeys(missing, "")
-    score = _score_translation if args.metric == "bleu" else _score_errors
-    scores = score(args, refs, hyps, normaliser)
+    scores = (_score_translation if args.metric == "bleu" else _score_errors)(args, refs, hyps, normaliser)
     report = {
         "metric": args.metric,
         "ref": str(args.ref),
@@ -116,8 +115,7 @@ def _score_translation(
 def _interval(args: argparse.Namespace, statistics: SufficientStatistics) -> dict[str, float | None]:
     if args.bootstrap == 0:
         return {"value": statistics.point(), "low": None, "high": None, "confidence": None}
-    interval = asdict(bootstrap_interval(statistics, resamples=args.bootstrap, seed=args.seed))
-    return {name: interval[name] for name in ("value", "low", "high", "confidence")}
+    return asdict(bootstrap_interval(statistics, resamples=args.bootstrap, seed=args.seed))
 
 
 def _write_tsv(path: Path, lines: Sequence[Sequence[Any]]) -> None:
@@ -133,10 +131,6 @@ def _row(name: str, numbers: dict[str, Any]) -> dict[str, Any]:
         "utts": numbers["utterances"],
     }
     if "errors" in numbers:
-        kinds = ("substitutions", "deletions", "insertions")
-        row |= {
-            "sub+del+ins": "+".join(str(numbers[kind]) for kind in kinds),
-            "of": numbers["ref_length"],
-            "skipped": numbers["skipped"],
-        }
+        kinds = "+".join(str(numbers[kind]) for kind in ("substitutions", "deletions", "insertions"))
+        row |= {"sub+del+ins": kinds, "of": numbers["ref_length"], "skipped": numbers["skipped"]}
     return row

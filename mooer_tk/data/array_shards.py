@@ -95,12 +95,8 @@ class ShardWriter:
                 start = tar.offset + tarfile.BLOCKSIZE * _header_blocks(member)
                 tar.addfile(member, io.BytesIO(whole))
                 place = {"offset": start + len(whole) - len(data), "bytes": len(data), "crc": zlib.crc32(data)}
-                facts = {
-                    "shape": array.shape,
-                    "dtype": FLAC if audio else array.dtype.str,
-                    "seconds": round(seconds, 3),
-                }
-                lines.append({"utt": utt, **place, **facts})
+                kind = {"shape": array.shape, "dtype": FLAC if audio else array.dtype.str}
+                lines.append({"utt": utt, **place, **kind, "seconds": round(seconds, 3)})
         lines.extend({"utt": utt, "skipped": reason} for utt, reason in sorted(skipped.items()))
         write_text(self._index(number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 

@@ -1,17 +1,16 @@
-"""Kaldi data directories: reading, checking, mending and splitting.
+"""Kaldi data directories: reading them, and writing their tables.
 
 A directory holds `wav.scp` (utt -> file), optionally `segments` (utt -> recording, start, end),
 `text`, `text.<lang>`, `utt2spk`, `utt2dur`. Tables are UTF-8, one `key value...` a line, keys unique.
+utils/data_dir.py validates, fixes, subsets and splits them.
 """
 
 from __future__ import annotations
 
-import itertools
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mooer_tk.data.atomic import replacing_dir, write_text
+from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError
 
 TABLES = ("wav.scp", "segments", "utt2spk", "utt2dur")
@@ -82,10 +81,6 @@ class DataDir:
         """True when the directory has this table."""
         return (self.path / name).is_file()
 
-    def texts(self) -> list[str]:
-        """Names of the text tables: `text` and every `text.<lang>`."""
-        return sorted(p.name for p in self.path.iterdir() if p.name == "text" or p.name.startswith("text."))
-
     def utterances(self) -> list[Utterance]:
         """All utterances in id order, `segments` resolved.
 
@@ -111,105 +106,3 @@ class DataDir:
                 raise UserError(f"{where}: the segment ends ({end}) before it starts ({start}).")
             utterances.append(Utterance(utt, wavs[fields[0]], start, end))
         return utterances
-
-
-def validate(path: Path | str, *, need_text: bool = True) -> list[str]:
-    """Return what is wrong with a data directory, one sentence a fault; an empty list means it is sound.
-
-    Audio is not opened (that is the features stage's work), but files named in wav.scp must exist.
-    """
-    faults: list[str] = []
-    try:
-        data = DataDir(path)
-        wavs = read_table(data.path / "wav.scp", allow_empty=False)
-        utterances = data.utterances()
-    except UserError as error:
-        return [str(error)]
-    for recording, source in wavs.items():
-        if not source.endswith("|") and not Path(source).is_file():
-            faults.append(f"{data.path}/wav.scp: '{recording}' names {source}, which does not exist.")
-    utts = {utterance.utt for utterance in utterances}
-    if not utts:
-        faults.append(f"{data.path}/wav.scp holds no utterance.")
-    names = [*data.texts(), *(name for name in ("utt2spk", "utt2dur") if data.has(name))]
-    if need_text and "text" not in names:
-        faults.append(f"{data.path} has no text.")
-    for name in names:
-        try:
-            keys = set(data.table(name))
-        except UserError as error:
-            faults.append(str(error))
-            continue
-        for missing, here, there in ((keys - utts, name, "wav.scp/segments"), (utts - keys, "wav.scp/segments", name)):
-            # A translation may exist for a part of the utterances only.
-            if missing and not (here != name and name.startswith("text.")):
-                some = ", ".join(sorted(missing)[:5])
-                faults.append(f"{data.path}: {len(missing)} ids of {here} are not in {there}: {some}")
-    return faults
-
-
-def check(path: Path | str, *, need_text: bool = True) -> None:
-    """Raise a UserError with every fault of the directory and the command that mends it."""
-    faults = validate(path, need_text=need_text)
-    if faults:
-        listed = "\n  ".join(faults[:20])
-        raise UserError(f"{path} is not sound ({len(faults)} faults):\n  {listed}\nTry: utils/fix_data_dir.sh {path}")
-
-
-def fix(path: Path | str) -> dict[str, list[str]]:
-    """Keep the utterances that every table knows and whose file exists; the old tables go to `.backup/`.
-
-    Returns:
-        table name -> ids that were dropped from it.
-    """
-    data = DataDir(path)
-    wavs = read_table(data.path / "wav.scp", allow_empty=False)
-    present = {rec for rec, src in wavs.items() if src.endswith("|") or Path(src).is_file()}
-    if data.has("segments"):
-        segments = data.table("segments")
-        keep = {utt for utt, line in segments.items() if line.split()[:1] and line.split()[0] in present}
-    else:
-        keep = set(present)
-    full = [name for name in ("text", "utt2spk", "utt2dur") if data.has(name)]
-    for name in full:
-        keep &= set(data.table(name))
-    if not keep:
-        raise UserError(f"{path}: no utterance is known to all of wav.scp, {', '.join(full)}; nothing was changed.")
-    dropped: dict[str, list[str]] = {}
-    recordings = {data.table("segments")[utt].split()[0] for utt in keep} if data.has("segments") else keep
-    changes: dict[str, dict[str, str]] = {}
-    for name in (*TABLES, *data.texts()):
-        if data.has(name):
-            table = data.table(name)
-            wanted = recordings if name == "wav.scp" else keep
-            dropped[name] = sorted(set(table) - wanted)
-            changes[name] = {key: value for key, value in table.items() if key in wanted}
-    backup = data.path / ".backup"
-    backup.mkdir(exist_ok=True)
-    for name, table in changes.items():
-        shutil.copy2(data.path / name, backup / name)
-        write_table(data.path / name, table)
-    return {name: ids for name, ids in dropped.items() if ids}
-
-
-def subset(source: Path | str, target: Path | str, utts: set[str]) -> int:
-    """Write the part of a data directory that holds `utts`; returns how many there were."""
-    data = DataDir(source)
-    known = {utterance.utt for utterance in data.utterances()}
-    keep = known & utts
-    segments = data.table("segments") if data.has("segments") else {}
-    recordings = {segments[utt].split()[0] for utt in keep} if segments else keep
-    with replacing_dir(target) as folder:
-        for name in (*TABLES, *data.texts()):
-            if data.has(name):
-                wanted = recordings if name == "wav.scp" else keep
-                write_table(folder / name, {k: v for k, v in data.table(name).items() if k in wanted})
-    return len(keep)
-
-
-def split_keys(keys: list[str], parts: int) -> list[list[str]]:
-    """Cut a sorted list of ids into `parts` contiguous pieces whose sizes differ by at most one."""
-    if parts < 1:
-        raise UserError(f"cannot split into {parts} parts: --nj must be at least 1.")
-    edges = [len(keys) * i // parts for i in range(parts + 1)]
-    return [keys[a:b] for a, b in itertools.pairwise(edges)]

@@ -26,18 +26,14 @@ class SkipReport:
         """Note that `utt` is left out and why."""
         self.reasons[utt] = " ".join(reason.split())
 
-    def write(self, path: Path | str) -> None:
-        """Write `utt <tab> reason` lines, sorted; an empty file says that nothing was skipped."""
-        write_text(path, "".join(f"{utt}\t{reason}\n" for utt, reason in sorted(self.reasons.items())))
-
     def check(self, total: int, path: Path | str | None) -> str:
-        """Write the report (unless there is no path for it) and return a one-line summary.
+        """Write `utt <tab> reason` lines, sorted (unless there is no path for them), and return a one-line summary.
 
         Raises:
             UserError: more than `max_share` of `total` utterances were skipped.
         """
         if path:
-            self.write(path)
+            write_text(path, "".join(f"{utt}\t{reason}\n" for utt, reason in sorted(self.reasons.items())))
         kinds = Counter(reason.split(":")[0] for reason in self.reasons.values())
         shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         summary = f"{self.stage}: {total - len(self.reasons)} of {total} utterances kept"

@@ -90,13 +90,8 @@ def _fill(
     allow_pipe: bool,
     data_dir: Path,
 ) -> None:
-    counted = iter(
-        track(
-            (utterance for n in missing for utterance in shards[n]),
-            f"encoding {data_dir}",
-            sum(len(shards[n]) for n in missing),
-        )
-    )
+    left = [utterance for n in missing for utterance in shards[n]]
+    counted = track(left, f"encoding {data_dir}", len(left))
 
     def items(utterances: list[Utterance], skipped: dict[str, str]) -> Iterator[tuple[str, np.ndarray, float]]:
         batch: list[tuple[str, np.ndarray]] = []

@@ -43,34 +43,22 @@ class Interval:
     value: float
     low: float
     high: float
-    resamples: int
-    seed: int
     confidence: float = CONFIDENCE
 
 
-def bootstrap_interval(
-    statistics: SufficientStatistics,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = CONFIDENCE,
-) -> Interval:
+def bootstrap_interval(statistics: SufficientStatistics, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Percentile interval of a corpus metric, utterances drawn with replacement.
 
     Raises:
         UserError: no utterance, or fewer than two resamples.
     """
-    _check(statistics, resamples)
-    scores = np.concatenate([statistics.score(sums) for sums in resampled_sums(statistics, resamples, seed)])
-    low, high = np.quantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(statistics.point(), float(low), float(high), resamples, seed, confidence)
-
-
-def _check(statistics: SufficientStatistics, resamples: int) -> None:
     if not statistics.ids:
         raise UserError("there is no utterance to resample. Check that the references are not empty.")
     if resamples < 2:
         raise UserError(f"a bootstrap needs at least 2 resamples, found {resamples}. Give --bootstrap 1000.")
+    scores = np.concatenate([statistics.score(sums) for sums in resampled_sums(statistics, resamples, seed)])
+    low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(statistics.point(), float(low), float(high))
 
 
 def resampled_sums(statistics: SufficientStatistics, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -49,16 +49,10 @@ def _whisper_english() -> Callable[[str], str]:
     return EnglishTextNormalizer({})
 
 
-def _whisper_basic() -> Callable[[str], str]:
+def _whisper_basic(fold: bool = False) -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-    return BasicTextNormalizer()
-
-
-def _whisper_basic_fold() -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    return BasicTextNormalizer(remove_diacritics=True)
+    return BasicTextNormalizer(remove_diacritics=fold)
 
 
 _TABLE: dict[str, tuple[str, Callable[[], Callable[[str], str]]]] = {
@@ -66,7 +60,7 @@ _TABLE: dict[str, tuple[str, Callable[[], Callable[[str], str]]]] = {
     "target-en": ("target/1", lambda: _target),
     "whisper-en": ("whisper-en/1", _whisper_english),
     "whisper-basic": ("whisper-basic/1", _whisper_basic),
-    "whisper-basic-fold": ("whisper-basic-fold/1", _whisper_basic_fold),
+    "whisper-basic-fold": ("whisper-basic-fold/1", lambda: _whisper_basic(fold=True)),
 }
 
 NORMALISERS = tuple(_TABLE)

@@ -15,10 +15,9 @@ def render_table(rows: Iterable[dict[str, Any]]) -> str:
     """Render rows as a GitHub-flavoured Markdown table; a column that a row lacks is an empty cell."""
     rows = list(rows)
     columns = _columns(rows)
-    lines = [columns, ["---"] * len(columns), *([cell_text(row.get(c)) for c in columns] for row in rows)]
-    head, rule, *body = lines
-    rendered = [[_escape(cell) for cell in head], rule, *([_escape(cell) for cell in line] for line in body)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in rendered)
+    body = [[_escape(cell_text(row.get(column))) for column in columns] for row in rows]
+    lines = [[_escape(column) for column in columns], ["---"] * len(columns), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def print_table(rows: Iterable[dict[str, Any]], *, title: str | None = None, console: Console | None = None) -> None:

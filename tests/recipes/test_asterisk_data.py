@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 
 from hub.packages import SOUND_LANGS, fetch_package
-from mooer_tk.data.kaldi_dir import check, read_table
+from mooer_tk.data.kaldi_dir import read_table
+from utils.data_dir import check
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "egs" / "asterisk" / "mooer" / "local"

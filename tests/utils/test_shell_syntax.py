@@ -60,7 +60,7 @@ def test_wrappers_pass_everything_on(tmp_path, name, command):
         env={**os.environ, "PYTHON": str(fake)},
     )
     assert result.returncode == 5
-    assert result.stdout == f"[-m][mooer_tk.bin.main][data][{command}][--x][a b][$HOME]"
+    assert result.stdout == f"[{REPO}/utils/data_dir.py][{command}][--x][a b][$HOME]"
 
 
 def test_makefile_help_lists_the_targets():

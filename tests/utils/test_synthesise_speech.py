@@ -16,8 +16,9 @@ import soundfile
 
 from hub.packages import fetch_package
 from mooer_tk.data.audio import load_audio
-from mooer_tk.data.kaldi_dir import check, read_table, write_table
+from mooer_tk.data.kaldi_dir import read_table, write_table
 from mooer_tk.errors import UserError
+from utils.data_dir import check
 from utils.synthesise_speech import VOICES, Delivery, _engine, main, synthesise, usable_voices
 
 SCRIPT = (str(Path(__file__).resolve().parents[2] / "utils" / "synthesise_speech.py"),)
@@ -106,6 +107,12 @@ def test_a_killed_run_is_finished_by_the_same_command(
         assert main([str(text), str(tmp_path / folder), "--nj", "2"]) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert all(path.stat().st_mtime_ns == then for path, then in spoken.items())
+
+
+def test_a_text_without_a_line_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("")
+    with pytest.raises(UserError, match="text holds no sentence to speak"):
+        synthesise(tmp_path / "text", tmp_path / "out", voices=["flite-kal16"])
 
 
 def test_a_changed_sentence_is_spoken_anew(engines: None, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ if begin 1 "data directories"; then
   local/data.sh --langs "$langs" --tts-utts "$tts_utts" --max-utts "$max_utts"
   for lang in $langs; do
     for part in train dev test; do
-      mooer data validate "data/$lang/$part"
+      "$MOOER_ROOT/utils/validate_data_dir.sh" "data/$lang/$part"
     done
   done
 fi
@@ -144,6 +144,7 @@ if begin 3 "TTS speech and encoder states"; then
   pairs=()
   if [ "$tts_utts" -gt 0 ]; then
     tee_log tts "$MOOER_ROOT/utils/synthesise_speech.py" data/tts/text data/tts/speech --nj "$nj"
+    "$MOOER_ROOT/utils/validate_data_dir.sh" data/tts/speech
     pairs+=(data/tts/speech dump/tts)
   fi
   for lang in $langs; do

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mooer_tk.data.atomic import replacing_dir
 from mooer_tk.data.audio import SAMPLE_RATE, load_audio
-from mooer_tk.data.kaldi_dir import check, write_table
+from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.errors import UserError, exit_status, nearest
 from mooer_tk.progress import log, track
@@ -204,7 +204,6 @@ def write_language(
             if lang != "en":
                 english = everything["en"].texts
                 write_table(folder / "text.en", {utt: english[p] for utt, p in ids.items() if p in english})
-        check(out / name)
         sentences = sum(len(texts[p].split()) >= SENTENCE_WORDS for p in ids.values())
         hours = sum(seconds[p] for p in ids.values()) / 3600
         rows.append(f"{lang + '/' + name:<9} {len(ids):>8} {sentences:>8} {hours:>7.3f}")
