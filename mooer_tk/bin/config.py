@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mooer_tk.config import dump, load_config
+from mooer_tk.config import dump, load_config, system_of
 from mooer_tk.errors import UserError
 
 
@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the resolved YAML, or values separated by blanks."""
-    config = load_config(args.config, args.set)
+    if system_of(args.config) == "u2pp":
+        from mooer_tk.u2pp.config import U2ppConfig as Kind
+    else:
+        from mooer_tk.config import Config as Kind
+    config = load_config(args.config, args.set, Kind)
     if not args.get:
         print(dump(config), end="")
         return 0

@@ -55,13 +55,7 @@ read -r -a overrides <<<"$set"
 read -r -a trainer <<<"$train_cmd"
 exp=exp/$tag
 langs="$asr_langs $ast_langs"
-
-die() { printf 'mooer.sh: error: %s\n' "$*" >&2; exit 2; }
-
-for number in "$stage" "$stop_stage"; do
-  [[ $number =~ ^[0-9]$ ]] || die "unknown stage '$number': stages are 0 to 9, see $0 --help"
-done
-[ "$stage" -le "$stop_stage" ] || die "--stage $stage lies behind --stop-stage $stop_stage"
+. "$MOOER_ROOT/utils/stages.sh"
 case $labels in pseudo) suffix=_pl ;; human) suffix= ;; *) die "--labels is pseudo or human, not '$labels'" ;; esac
 [ -f "$config" ] || die "no config $config; name one with --config"
 for lang in $langs; do
@@ -75,22 +69,6 @@ joint=false
 if [ "$warm_start" = true ] && [ "$ctc_weight" != 0.0 ]; then joint=true; fi
 mkdir -p "$exp"
 
-# begin N TITLE: true when stage N is asked for; from then on the time counts for it.
-begin() {
-  end_stage
-  if [ "$1" -lt "$stage" ] || [ "$1" -gt "$stop_stage" ]; then return 1; fi
-  Stage_number=$1 Stage_title=$2 Stage_start=$SECONDS
-  printf '\n=== stage %s: %s (%s) ===\n' "$1" "$2" "$(date +%T)" >&2
-}
-
-# Write what the running stage took to exp/<tag>/timing.tsv.
-end_stage() {
-  [ -n "${Stage_number:-}" ] || return 0
-  printf '%s\t%s\t%s\n' "$Stage_number" "$Stage_title" "$((SECONDS - Stage_start))" >>"$exp/timing.tsv"
-  printf '=== stage %s took %s s ===\n' "$Stage_number" "$((SECONDS - Stage_start))" >&2
-  Stage_number=
-}
-
 # states DATA OUT ...: cache the encoder states of data directories, in nj jobs and a closing call.
 states() {
   local options=(--config "$config" --set ${overrides[@]+"${overrides[@]}"} --max-skip "$max_skip")
@@ -100,17 +78,6 @@ states() {
     "$launcher" --max-jobs "$nj" "JOB=1:$nj" "$log" mooer states "$@" --job JOB --nj "$nj" --threads 1 "${options[@]}"
   fi
   mooer states "$@" "${options[@]}"
-}
-
-# plot PICTURE DIR ...: draw what lies in these directories.
-plot() { "$MOOER_ROOT/utils/plot.py" "$@" >&2; }
-
-# tee_log NAME COMMAND ...: run a long command, its progress on the terminal and in exp/<tag>/log/NAME.log.
-tee_log() {
-  local name=$1
-  shift
-  mkdir -p "$exp/log"
-  "$@" 2> >(tee -a "$exp/log/$name.log" >&2)
 }
 
 if begin 0 "download"; then
