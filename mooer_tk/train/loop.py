@@ -41,6 +41,9 @@ class Objective(Protocol):
     weights: dict[str, float]
     reader: Dataset
 
+    def begin_step(self, step: int) -> None:
+        """A step begins; `step` were taken before it."""
+
     def groups(self) -> list[dict]:
         """Parameter groups; "lr_scale" multiplies the schedule."""
 
@@ -150,6 +153,7 @@ class Trainer:
 
     def _one_step(self, turns: Iterator[tuple[Batch, Place]]) -> tuple[dict, dict, dict] | None:
         """Summed losses, tokens and facts of one optimizer step of all processes; None when it was passed over."""
+        self.objective.begin_step(self.step)
         self.objective.module.train()
         device = self.processes.device
         batches, places = zip(*(next(turns) for _ in range(self.config.accumulate)), strict=True)

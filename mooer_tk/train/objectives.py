@@ -86,6 +86,9 @@ class SpeechObjective:
         settings = {"stack": self.rate, "prompt": self.prompt, "seed": self.config.seed}
         return plan_epoch(self.train, self.config.data, **settings, epoch=epoch, processes=processes)
 
+    def begin_step(self, step: int) -> None:
+        """Every step is like the others."""
+
     def heaviest_first(self, plan: list[list[int]]) -> list[list[int]]:
         """The batches of a plan, those with the most positions first."""
         sizes = [example.positions(self.rate, self.prompt) for example in self.train]

@@ -44,6 +44,7 @@ class LossConfig:
     ctc_weight: float = 0.3
     reverse_weight: float = 0.3
     smoothing: float = 0.1  # of the decoders' labels
+    ctc_only_steps: int = 0  # first CTC alone, with whole utterances: on little data that finds the alignment sooner
     dynamic_chunk: bool = True  # half of the batches see chunks of 1 to `longest_chunk` frames, for streaming
     longest_chunk: int = 25  # encoder frames of 40 ms
     dynamic_left: bool = False  # and a random number of chunks to the left, not all of them

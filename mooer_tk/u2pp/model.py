@@ -45,6 +45,7 @@ class U2pp(nn.Module):
     Attributes:
         right: None without right-to-left layers.
         loss: settings of the training loss; `precision` is that of its matrix products.
+        ctc_only: train CTC alone for now, with whole utterances.
         fill: how the last micro-batch filled the encoder.
     """
 
@@ -56,6 +57,7 @@ class U2pp(nn.Module):
         self.left = Decoder(config, config.decoder_layers, vocabulary)
         self.right = Decoder(config, config.right_layers, vocabulary) if config.right_layers else None
         self.loss, self.precision, self.fill = LossConfig(), "float32", Fill(0, 0, 0)
+        self.ctc_only = False
 
     def freeze_dense(self) -> U2pp:
         """Train experts and routers alone from now on (UME)."""
@@ -73,13 +75,15 @@ class U2pp(nn.Module):
     def forward(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
         """Summed losses and what they are summed over: "ctc", "l2r", "r2l" over units, the routers' over layers."""
         frames = int(encoder_frames(batch.lengths).max())
-        chunk, left = draw_chunk(frames, self.loss) if self.training else (-1, -1)
+        joint = not (self.ctc_only and self.training)
+        chunk, left = draw_chunk(frames, self.loss) if self.training and joint else (-1, -1)
         with autocast(self.precision, batch.states.device.type):
             states, lengths, heard = self.encoder(batch.states, batch.lengths, chunk, left)
             self.fill = Fill(int(lengths.sum()), int(lengths.square().sum()), states.shape[0] * states.shape[1])
             losses = {CTC: self._ctc_loss(states, lengths, batch.answers)}
-            losses[LEFT] = self._decoder_loss(self.left, states, heard, batch.answers)
-            if self.right is not None and self.loss.reverse_weight:
+            if joint:
+                losses[LEFT] = self._decoder_loss(self.left, states, heard, batch.answers)
+            if joint and self.right is not None and self.loss.reverse_weight:
                 turned = [answer[::-1] for answer in batch.answers]
                 losses[RIGHT] = self._decoder_loss(self.right, states, heard, turned)
         routed = [moe.losses for moe in mixtures(self).values() if moe.training and moe.losses]

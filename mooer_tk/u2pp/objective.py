@@ -53,7 +53,7 @@ class U2ppObjective(SpeechObjective):
     ) -> None:
         super().__init__(train, dev, config.train, LogMel(config.model.mels), rate=1, prompt=0)
         self.module, self.units, self.out = model, units, out
-        self.weights = loss_weights(config)
+        self.weights, self.ctc_only_steps = loss_weights(config), config.loss.ctc_only_steps
         model.loss, model.precision = config.loss, config.train.precision
         self._tell_what_ctc_leaves_out()
 
@@ -71,11 +71,16 @@ class U2ppObjective(SpeechObjective):
         """One group: what is not frozen."""
         return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr_scale": 1.0}]
 
+    def begin_step(self, step: int) -> None:
+        """The first steps are CTC's alone, where the config says so."""
+        self.module.ctc_only = step < self.ctc_only_steps
+
     def counts(self, batch: Batch) -> dict[str, int]:
         """Units for CTC, units and ends for the decoders, layers for the router's losses."""
         units = sum(map(len, batch.answers))
         ended, layers = units + len(batch.answers), len(mixtures(self.module))
-        counts = {CTC: units, LEFT: ended, RIGHT: ended, BALANCE: layers, Z_LOSS: layers}
+        counts = {CTC: units, BALANCE: layers, Z_LOSS: layers}
+        counts |= {} if self.module.ctc_only else {LEFT: ended, RIGHT: ended}
         return {name: count for name, count in counts.items() if self.weights[name]}
 
     def ready(self, batch: Batch, device: torch.device) -> Batch:

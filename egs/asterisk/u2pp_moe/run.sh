@@ -9,5 +9,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # A pass sees 15 minutes of human prompts four times for two hours of TTS.
 exec ../../TEMPLATE/u2pp_moe/u2pp_moe.sh \
-  --train-sets "en/train:4 tts/speech:1" --dev-set en/dev --test-sets en/test --tts-utts 3000 --pieces 200 \
+  --train-sets "en/train:4 tts/speech:1" --dev-set en/dev --test-sets en/test --tts-utts 3000 \
   "$@"
