@@ -47,6 +47,8 @@ class PrefixBeam:
         grown: dict[tuple[int, ...], list[float]] = {}
 
         def add(prefix: tuple[int, ...], place: int, score: float) -> None:
+            if score == -math.inf:
+                return
             scores = grown.setdefault(prefix, [-math.inf, -math.inf])
             scores[place] = _log_add(scores[place], score)
 
