@@ -140,7 +140,7 @@ def write_rows(args: argparse.Namespace) -> int:
     if not files:
         raise UserError(f"{args.experiment}/score holds no scores: run stage 8 first.")
     info = args.experiment / "model" / "info.json"
-    # MooER's release has no such file, and one that was brought into our layout does not tell its version.
+    # A model that came from MooER's release does not tell a version of ours.
     trained = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}
     rows = [row for file in files for row in _rows(file)]
     print_table([{k: v for k, v in row.items() if k != "normaliser"} for row in rows], title=str(args.experiment))

@@ -18,7 +18,6 @@ COMMANDS = {
     "train": ("train", "train: the adapter's warm start, adapter + LoRA, or a U2++ recogniser"),
     "upcycle": ("upcycle", "grow a trained dense U2++ model into a mixture of experts"),
     "average": ("average", "average the best checkpoints of a run and export one model"),
-    "export": ("export", "write a model in another layout, such as MooER's release"),
     "decode": ("decode", "decode cached states or a data directory with a trained model"),
     "score": ("score", "normalise and score hypotheses: WER, CER, BLEU, chrF with intervals"),
     "params": ("params", "count the parameters of a config and estimate its memory"),

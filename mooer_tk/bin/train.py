@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", action="append", required=True, help="task:states:text[+translation][:weight]")
     parser.add_argument("--dev", action="append", required=True, help="the same form, for dev scores")
     parser.add_argument("--init", type=Path, help="instruct: adapter.safetensors of a warm start (default: random)")
-    parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME, or a release)")
+    parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME)")
     parser.add_argument("--dry-run", action="store_true", help="check all, take the heaviest step, write nothing")
     parser.add_argument(
         "--max-skip", type=float, default=0.1, help="share of utterances that may be skipped or unreadable"
@@ -141,7 +141,7 @@ def _read_job(args: argparse.Namespace) -> Job | U2ppJob:
     from mooer_tk.train.examples import Source
 
     config = load_config(args.config, args.set)
-    parts = read_parts(args.init_model, config) if args.init_model else None
+    parts = read_parts(args.init_model) if args.init_model else None
     if parts:
         # What the weights were made for; the rest of the config is this run's own.
         config.adapter, config.llm, config.prompt = parts.config.adapter, parts.config.llm, parts.config.prompt

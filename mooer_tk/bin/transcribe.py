@@ -28,8 +28,7 @@ PIECE_SAMPLES = SAMPLE_RATE // 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", type=Path, required=True, help="exp/NAME, an exported model, or a release of MooER")
-    parser.add_argument("--config", type=Path, help="the YAML of a release, which has none of its own")
+    parser.add_argument("--model", type=Path, required=True, help="exp/NAME, or an exported model")
     parser.add_argument(
         "--task", choices=("asr", "ast", "asr_ast"), default="asr", help="transcript, English translation, or both"
     )
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from mooer_tk.decode.files import FileTranscriber
 
-        transcriber = FileTranscriber(args.model, args.beam, args.config)
+        transcriber = FileTranscriber(args.model, args.beam)
     failed = False
     for file in args.files:
         transcript = transcriber(file, args.task)

@@ -28,7 +28,6 @@ def decode_directory(
     task: str,
     config: DecodeConfig | None = None,
     nbest: int = 1,
-    release: Path | None = None,
 ) -> None:
     """Write `out/hyp` (and `hyp.asr`, `hyp.ast` for asr_ast), `nbest.jsonl` and `guards.json`.
 
@@ -37,15 +36,14 @@ def decode_directory(
         model_dir: exp/NAME, or an exported model.
         task: asr, ast or asr_ast.
         config: generation; None takes the one saved with the model.
-        release: the YAML of a release of MooER, which has none of its own.
     """
     shards = ShardReader(states)
-    inputs = [*model_files(model_dir), *([release] if release else [])]
-    mark = fingerprint(shards.meta, *inputs, task, to_dict(config) if config else None, nbest, sorted(shards))
+    settings = to_dict(config) if config else None
+    mark = fingerprint(shards.meta, *model_files(model_dir), task, settings, nbest, sorted(shards))
     if is_done(out, mark):
         log(f"{out} is up to date")
         return
-    model, saved = load_model(model_dir, release)
+    model, saved = load_model(model_dir)
     model.prompt.check_task(task)
     config = config or saved.decode
 
