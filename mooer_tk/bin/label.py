@@ -1,4 +1,4 @@
-"""Let a teacher transcribe or translate a data directory, and report on it (stage 2)."""
+"""Let a teacher transcribe or translate a data directory (stage 2)."""
 
 from __future__ import annotations
 

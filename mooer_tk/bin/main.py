@@ -13,7 +13,7 @@ from mooer_tk.progress import quiet_libraries
 # command -> (module, what it does); the order is the order of the stages.
 COMMANDS = {
     "config": ("config", "show a config as it resolves"),
-    "label": ("label", "let a teacher transcribe or translate a data directory, and report on it"),
+    "label": ("label", "let a teacher transcribe or translate a data directory"),
     "states": ("states", "run the frozen encoder over a data directory and cache its states in shards"),
     "train": ("train", "train: the adapter's warm start, adapter + LoRA, or a U2++ recogniser"),
     "upcycle": ("upcycle", "grow a trained dense U2++ model into a mixture of experts"),
