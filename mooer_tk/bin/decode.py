@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mooer_tk.config import load_config
+from mooer_tk.model_dir import is_u2pp, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decode."""
     from mooer_tk.decode.directory import decode_directory
-    from mooer_tk.llm.checkpoint import model_folder
-    from mooer_tk.u2pp.model import is_u2pp
 
     if args.model and is_u2pp(args.model):
         from mooer_tk.u2pp.recogniser import decode_audio

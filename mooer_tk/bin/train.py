@@ -28,6 +28,7 @@ from mooer_tk.config import Config, dump, essence, git_hash, load_config
 from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, sole_writer, write_json, write_text
 from mooer_tk.errors import UserError
+from mooer_tk.model_dir import model_files
 from mooer_tk.progress import log
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _read_job(args: argparse.Namespace) -> Job | U2ppJob:
 
         return read_job(args)
     from mooer_tk.adapters.table import resolve_stack
-    from mooer_tk.llm.checkpoint import model_files, read_parts
+    from mooer_tk.llm.checkpoint import read_parts
     from mooer_tk.train.examples import Source
 
     config = load_config(args.config, args.set)

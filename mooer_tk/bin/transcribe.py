@@ -18,6 +18,7 @@ import numpy as np
 
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio
 from mooer_tk.errors import UserError
+from mooer_tk.model_dir import is_u2pp
 
 if TYPE_CHECKING:
     from mooer_tk.u2pp.recogniser import Recogniser
@@ -41,8 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one transcript a file; status 1 when a file could not be used."""
-    from mooer_tk.u2pp.model import is_u2pp
-
     if is_u2pp(args.model):
         from mooer_tk.u2pp.recogniser import Recogniser
 

@@ -15,8 +15,9 @@ from mooer_tk.data.atomic import fingerprint, is_done, mark_done, write_json
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.data.result_log import ResultLog
 from mooer_tk.decode.generate import generate
-from mooer_tk.llm.checkpoint import load_model, model_files
+from mooer_tk.llm.checkpoint import load_model
 from mooer_tk.llm.speech_llm import Batch
+from mooer_tk.model_dir import model_files
 from mooer_tk.progress import log, track
 
 

@@ -12,8 +12,8 @@ from mooer_tk.data.result_log import ResultLog
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.label.u2pp_teacher import U2ppTeacher
 from mooer_tk.label.whisper_teacher import LONGEST_SECONDS, WhisperTeacher
+from mooer_tk.model_dir import is_u2pp
 from mooer_tk.progress import log, track
-from mooer_tk.u2pp.model import is_u2pp
 
 BATCH_UTTS = 4
 

@@ -30,6 +30,7 @@ from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import LORA_FILE, add_lora, load_llm, lora_weights, write_lora
 from mooer_tk.llm.prompt import Prompt, named_prompt
 from mooer_tk.llm.speech_llm import SpeechLLM
+from mooer_tk.model_dir import model_folder
 from mooer_tk.weights import check_fit, load_strictly, read_tensors
 
 TOKENS = "head.tokens"
@@ -94,17 +95,6 @@ def write_parts(folder: Path, parts: Parts, info: dict[str, Any]) -> None:
         if parts.lora:
             write_lora(target / "lora", parts.lora, parts.config.llm)
         write_json(target / "info.json", {"mooer_tk": __version__, "dim": parts.dim, **info})
-
-
-def model_folder(folder: Path | str) -> Path:
-    """The model's own directory: `exp/NAME` is what people have at hand, the model lies below it."""
-    folder = Path(folder)
-    return folder / "model" if (folder / "model" / "info.json").is_file() else folder
-
-
-def model_files(folder: Path | str) -> list[Path]:
-    """The files that make up a model, for fingerprints of what is computed with it."""
-    return sorted(path for path in model_folder(folder).rglob("*") if path.is_file())
 
 
 def read_parts(folder: Path | str) -> Parts:

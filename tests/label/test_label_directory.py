@@ -1,4 +1,4 @@
-"""The Whisper teacher on real speech: right words, and nothing lost by a kill. Its report: tests/utils/test_label_report.py."""
+"""The Whisper teacher on real speech: right words, and nothing lost by a kill."""
 
 import json
 

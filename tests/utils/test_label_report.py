@@ -1,4 +1,4 @@
-"""utils/label_report.py: its scores are those of the tables, it names the worst labels, and what it needs is asked for."""
+"""utils/label_report.py: its scores are those of the tables, the worst labels are named, unfinished ones refused."""
 
 import json
 
