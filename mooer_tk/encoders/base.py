@@ -20,9 +20,6 @@ class SpeechEncoder(nn.Module):
     dim: int
     frame_ms: float
 
-    def __init__(self) -> None:
-        super().__init__()
-
     @abstractmethod
     def features(self, samples: np.ndarray) -> Tensor:
         """Front end of one utterance: samples (T,) at 16 kHz -> features (frames, F)."""

@@ -80,13 +80,10 @@ class WhisperEncoder(SpeechEncoder):
     def encode_features(self, features: list[Tensor], samples: list[int]) -> list[Tensor]:
         """Encode utterances, grouped by their number of windows, and keep the states that hold speech."""
         results: dict[int, Tensor] = {}
-        groups: dict[int, list[int]] = {}
-        for index, one in enumerate(features):
-            groups.setdefault(len(one), []).append(index)
-        for frames, members in groups.items():
+        for frames in {len(one) for one in features}:
+            members = [i for i, one in enumerate(features) if len(one) == frames]
             states, _ = self(torch.stack([features[i] for i in members]), torch.full((len(members),), frames))
-            for i, one in zip(members, states, strict=True):
-                results[i] = one[: -(-samples[i] // (2 * HOP))]
+            results |= {i: one[: -(-samples[i] // (2 * HOP))] for i, one in zip(members, states, strict=True)}
         return [results[i] for i in range(len(features))]
 
     def speech_frames(self, samples: int, features: Tensor) -> int:
