@@ -15,14 +15,14 @@ from typing import Any
 from mooer_tk.data.atomic import DONE, write_json, write_text
 from mooer_tk.data.kaldi_dir import read_table
 from mooer_tk.errors import UserError, exit_status
-from mooer_tk.score.bootstrap import bootstrap_interval
+from mooer_tk.score.bootstrap import Interval, bootstrap_interval
 from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import get_normaliser
-from mooer_tk.score.tables import render_table
 from mooer_tk.score.translation import translation
 
 SETTINGS = ("teacher", "language", "tasks", "beam")
 WORST = 15
+HEAD = "| metric | normaliser | utterances | value | 95 % |\n| --- | --- | --- | --- | --- |"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def write_report(data_dir: Path, labels: Path) -> int:
             rows.append(_row(score.name, "none", len(pair[0]), bootstrap_interval(score.statistics)))
     write_json(labels / "report.json", facts)
     told = ", ".join(f"{key} {value}" for key, value in settings.items())
-    body = render_table(rows) if rows else "There is no human text to compare with."
+    body = "\n".join([HEAD, *rows]) if rows else "There is no human text to compare with."
     write_text(labels / "report.md", f"# Labels of {data_dir}\n\n{told}\n\n{body}{worst}\n")
     return 0
 
@@ -81,14 +81,9 @@ def _settings(labels: Path) -> dict[str, Any]:
         ) from error
 
 
-def _row(metric: str, normaliser: str, utterances: int, interval: Any) -> dict[str, Any]:
-    return {
-        "metric": metric,
-        "normaliser": normaliser,
-        "utterances": utterances,
-        "value": f"{interval.value:.2f}",
-        "95 %": f"{interval.low:.2f} - {interval.high:.2f}",
-    }
+def _row(metric: str, normaliser: str, utterances: int, interval: Interval) -> str:
+    value = f"{interval.value:.2f} | {interval.low:.2f} - {interval.high:.2f}"
+    return f"| {metric} | {normaliser} | {utterances} | {value} |"
 
 
 def _both(reference: Path, label: Path) -> tuple[dict[str, str], dict[str, str]] | None:

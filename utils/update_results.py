@@ -12,14 +12,14 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mooer_tk.config import git_hash
 from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError, exit_status
-from mooer_tk.score.tables import cell_text, print_table, render_table
+from mooer_tk.score.tables import cell_text, columns_of, print_table
 
 SYSTEMS = {
     "model": "LLM",
@@ -132,6 +132,19 @@ def _parse_line(line: str) -> list[str]:
     if line[start:].strip():
         cells.append(line[start:])
     return [_ESCAPED.sub(r"\1", cell.strip()).replace("<br>", "\n") for cell in cells]
+
+
+def render_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Render rows as a GitHub-flavoured Markdown table; a column that a row lacks is an empty cell."""
+    rows = list(rows)
+    columns = columns_of(rows)
+    body = [[_escape(cell_text(row.get(column))) for column in columns] for row in rows]
+    lines = [[_escape(column) for column in columns], ["---"] * len(columns), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
 
 
 def write_rows(args: argparse.Namespace) -> int:

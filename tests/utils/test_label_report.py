@@ -39,7 +39,8 @@ def test_the_scores_are_those_of_the_utterances_that_both_have(folders):
     assert report["chrf"] == pytest.approx(scores.chrf.score, abs=0.01)
     assert (report["teacher"], report["tasks"]) == ("whisper-tiny.en", ["asr", "ast"])
     assert text.startswith(f"# Labels of {data}\n\nteacher whisper-tiny.en, language en, ")
-    assert "WER %" in text and f"{rate.rate:.2f}" in text and "| 39 |" in text
+    assert "\n\n| metric | normaliser | utterances | value | 95 % |\n| --- | --- | --- | --- | --- |\n" in text
+    assert f"\n| WER % | whisper-en | 39 | {rate.rate:.2f} | " in text
     worst = max(rate.utts, key=lambda utt: utt.errors)
     assert f"- `{worst.utt}` ({worst.errors} errors)\n  human: {worst.ref}\n  label: {worst.hyp}" in text
 
