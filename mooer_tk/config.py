@@ -4,8 +4,6 @@ Every field has its reason beside it. `key=value` on the command line overrides 
 git hash are written to the experiment directory.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import subprocess

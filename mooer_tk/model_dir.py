@@ -1,7 +1,5 @@
 """A model's directory, whatever its kind: where it lies, its files, and which system it is of."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -6,8 +6,6 @@ asks the same sources in the same order, brings what is missing at `hub` and `pa
 `path,packages`, changes the order.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """What a program says while it works: a bar with rate and time left on a terminal, a line now and then in a log."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

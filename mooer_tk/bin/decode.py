@@ -1,7 +1,5 @@
 """Decode cached states, or audio shards with a U2++ model: hypotheses, n-best lists and guard counts (stage 7)."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

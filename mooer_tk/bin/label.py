@@ -1,7 +1,5 @@
 """Let a teacher transcribe or translate a data directory (stage 2)."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

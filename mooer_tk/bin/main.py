@@ -1,7 +1,5 @@
 """`mooer COMMAND ...`: the single entry point; each command is a module of this package, imported when it is called."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

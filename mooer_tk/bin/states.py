@@ -1,7 +1,5 @@
 """Run the frozen encoder over data directories and cache their states in shards (stage 3)."""
 
-from __future__ import annotations
-
 import argparse
 from functools import cache
 from pathlib import Path

@@ -9,8 +9,6 @@ The index is written last, so a shard with an index is whole. As nothing else of
 costs the utterance that lies there, and no other.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import mmap

@@ -4,8 +4,6 @@ A reader never sees half a file: everything is written beside its destination un
 flushed to the disk and renamed (POSIX rename is atomic within a file system).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

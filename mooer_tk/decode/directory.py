@@ -1,7 +1,5 @@
 """Decode cached states with a trained model: one task, n-best lists with scores, resumable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

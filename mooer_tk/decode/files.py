@@ -1,7 +1,5 @@
 """Transcribe or translate audio files with a trained model: the road from a wav to its text in one place."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

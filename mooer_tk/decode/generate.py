@@ -1,7 +1,5 @@
 """Beam search of a batch, with scores and a guard against an LLM that talks on after the speech has ended."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

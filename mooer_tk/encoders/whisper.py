@@ -4,8 +4,6 @@ It was trained on 30 s windows that end in silence. Windows of 10 s keep its sta
 cost; windows cut to the utterance's own length break it, so silence always follows the speech up to the window's end.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

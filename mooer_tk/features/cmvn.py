@@ -1,7 +1,5 @@
 """Global mean and variance normalisation in Kaldi's nnet text form (`am.mvn`): x -> (x + shift) * scale."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

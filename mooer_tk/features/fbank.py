@@ -4,8 +4,6 @@
 (MooER's speech_processor; Kaldi's feat/feature-fbank.cc for the formulas). Needs no torchaudio.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch

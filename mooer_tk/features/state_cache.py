@@ -1,7 +1,5 @@
 """Run a frozen encoder over a data directory once and keep its states in shards (float16), or keep the audio itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Label a Kaldi data directory: `<set>` with human text -> `<set>_pl` with the teacher's."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Utterances go through windows of k x 10 s instead of 30 s, which cost a third an
 encoder pass serves both tasks.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from mooer_tk.data.audio import SAMPLE_RATE

@@ -9,8 +9,6 @@
 Every key must fit: a missing, unused or wrongly shaped one is an error that names it.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a config costs before anyone starts a job: its parameters, counted on the meta device, and memory per GPU."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows as a table on a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

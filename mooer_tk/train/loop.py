@@ -1,7 +1,5 @@
 """The training loop: whole-batch loss normalisation, dev scores, checkpoints, exact resume, and errors that name."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """The two things a run can train: the adapter by CTC (warm start), or adapter and LoRA by the LLM's cross-entropy."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
