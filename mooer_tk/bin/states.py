@@ -4,6 +4,8 @@ import argparse
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from mooer_tk.config import load_config
 from mooer_tk.encoders.table import build_encoder
 from mooer_tk.errors import UserError
@@ -28,8 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Cache the states."""
     if args.threads:
-        import torch
-
         torch.set_num_threads(args.threads)
     if len(args.pairs) % 2:
         raise UserError("every data directory needs a directory for its shards behind it: DATA OUT [DATA OUT ...]")

@@ -6,9 +6,8 @@
 Parameters are named as in FunASR's model.pt and MooER's paraformer-encoder.pth, so both load strictly.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -55,7 +54,7 @@ class ParaformerEncoder(SpeechEncoder):
         self.after_norm = nn.LayerNorm(size, eps=EPS)
 
     @classmethod
-    def load(cls, path: Path | str, precision: str = "float32") -> ParaformerEncoder:
+    def load(cls, path: Path | str, precision: str = "float32") -> Self:
         """Load a folder with `paraformer-encoder.pth` or FunASR's `model.pt`, and `am.mvn`; the shape is read from it.
 
         Raises:
