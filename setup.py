@@ -40,6 +40,7 @@ INSTALL_REQUIRES = [
     "sacrebleu>=2.5",
     "matplotlib",
     "rich",
+    "tqdm",
     "tensorboard",
 ]
 

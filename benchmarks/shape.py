@@ -19,7 +19,7 @@ from mooer_tk.adapters.handover import Handover
 from mooer_tk.adapters.table import build_adapter, resolve_stack
 from mooer_tk.config import Config, load_config
 from mooer_tk.llm.causal_lm import add_lora
-from mooer_tk.llm.counting import encoder_shape, llm_shape, training_flops
+from mooer_tk.llm.counting import llm_shape, meta_encoder, training_flops
 from mooer_tk.llm.prompt import named_prompt
 from mooer_tk.llm.speech_llm import Batch, SpeechLLM
 from mooer_tk.train.processes import Processes
@@ -42,7 +42,8 @@ def build(config: Config, device: torch.device) -> tuple[SpeechLLM, float, int]:
     """The config's model with random weights on the device; milliseconds between states, and their size."""
     from transformers import AutoModelForCausalLM
 
-    frame_ms, dim = encoder_shape(config)
+    encoder = meta_encoder(config)
+    frame_ms, dim = encoder.frame_ms, encoder.dim
     resolve_stack(config.adapter, frame_ms, config.encoder.name)
     with device:
         llm = AutoModelForCausalLM.from_config(llm_shape(config), dtype=getattr(torch, config.llm.dtype))

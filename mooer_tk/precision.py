@@ -1,7 +1,5 @@
 """In which precision matrix products are computed: weights, sums, norms and losses stay float32."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 
 import torch

@@ -1,13 +1,13 @@
 """What a program says while it works: a bar with rate and time left on a terminal, a line now and then in a log."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
+
+from tqdm import tqdm
 
 T = TypeVar("T")
 LOG_EVERY_SECONDS = 20.0
@@ -23,29 +23,9 @@ def track(items: Iterable[T], what: str, total: int, *, done: int = 0, unit: str
         unit: what one item is called.
     """
     if sys.stderr.isatty():
-        yield from _bar(items, what, total, done, unit)
+        yield from tqdm(items, what, total, initial=done, unit=unit)
     else:
         yield from _lines(items, what, total, done, unit)
-
-
-def _bar(items: Iterable[T], what: str, total: int, done: int, unit: str) -> Iterator[T]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    start = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total, completed=done, rate="")
-        for count, item in enumerate(items, 1):
-            yield item
-            rate = count / max(time.monotonic() - start, 1e-6)
-            progress.update(task, advance=1, rate=f"{rate:.1f} {unit}/s")
 
 
 def _lines(items: Iterable[T], what: str, total: int, done: int, unit: str) -> Iterator[T]:
@@ -64,8 +44,8 @@ def _lines(items: Iterable[T], what: str, total: int, done: int, unit: str) -> I
 
 
 def log(message: str) -> None:
-    """Write one time-stamped line to stderr."""
-    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+    """Write one time-stamped line to stderr, above a bar if there is one."""
+    tqdm.write(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr)
 
 
 def quiet_libraries() -> None:

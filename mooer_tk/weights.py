@@ -1,7 +1,5 @@
 """Weights are read without running code, and fit or are refused: a missing, unused or misshaped key is named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -192,6 +192,34 @@ def write_prompts(prompts: dict[str, tuple[Path, str]], write_data: Callable[...
 
 
 @pytest.fixture(scope="session")
+def write_mvn() -> Callable[..., None]:
+    """write_mvn(path, cmvn) writes Kaldi's nnet text form (am.mvn)."""
+
+    def write(path: Path, cmvn: object) -> None:
+        size = len(cmvn.shift)
+        lines = ["<Nnet>", f"<Splice> {size} {size}", "[ 0 ]"]
+        for name, row in (("AddShift", cmvn.shift), ("Rescale", cmvn.scale)):
+            values = " ".join(f"{value:.9g}" for value in row.tolist())
+            lines += [f"<{name}> {size} {size}", f"<LearnRateCoef> 0 [ {values} ]"]
+        path.write_text("\n".join([*lines, "</Nnet>", ""]))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_paraformer(write_mvn: Callable[..., None]) -> Callable[..., Path]:
+    """write_paraformer(folder, encoder) writes its weights and am.mvn as MooER's release has them."""
+
+    def write(folder: Path, encoder: torch.nn.Module) -> Path:
+        folder.mkdir(exist_ok=True)
+        torch.save(encoder.state_dict(), folder / "paraformer-encoder.pth")
+        write_mvn(folder / "am.mvn", encoder.cmvn)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def write_states() -> Callable[..., Path]:
     """write_states(folder, {utt: states}, ...) -> a finished directory of a shard for each dict, 20 ms a state."""
     from mooer_tk.data.array_shards import ShardWriter

@@ -1,4 +1,4 @@
-"""Model names: the order of the sources, and what each says. The model hub itself: tests/tools/test_tools_fetch.py."""
+"""Model names: the order of the sources, and what each says. Downloads: tests/tools/test_tools_fetch.py."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from mooer_tk.models import resolve_model, resolve_teacher
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOOER_OFFLINE", "1")
-
-
-@pytest.fixture
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("MOOER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    # The client reads its environment when it is imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "cache"
 
 
@@ -38,14 +34,14 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         resolve_model("./nowhere")
 
 
-def test_unknown_names(offline: None) -> None:
+def test_unknown_names() -> None:
     with pytest.raises(UserError, match="unknown model 'whisper-bas': did you mean 'whisper-base'"):
         resolve_model("whisper-bas")
     with pytest.raises(UserError, match="unknown teacher 'smollm2-135m-instruct'"):
         resolve_teacher("smollm2-135m-instruct")
 
 
-def test_packages_give_a_model_and_its_teacher(tiny_whisper: Path, tiny_teacher: Path, offline: None) -> None:
+def test_packages_give_a_model_and_its_teacher(tiny_whisper: Path, tiny_teacher: Path) -> None:
     """The short name and the hub's name mean the same model, converted once and then taken from the cache."""
     from transformers import WhisperForConditionalGeneration
 
@@ -60,9 +56,7 @@ def test_packages_give_a_model_and_its_teacher(tiny_whisper: Path, tiny_teacher:
     assert {"model.bin", "config.json", "tokenizer.json"} <= set(os.listdir(teacher))
 
 
-def test_the_order_can_be_changed(
-    tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path, offline: None
-) -> None:
+def test_the_order_can_be_changed(tiny_whisper: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     (own_cache / "models").mkdir(parents=True)
     (own_cache / "models" / "whisper-tiny.en-ct2").symlink_to(tiny_whisper)
     monkeypatch.setenv("MOOER_MODEL_SOURCE", "packages,path")
@@ -77,14 +71,30 @@ def test_the_order_can_be_changed(
         resolve_model("whisper-tiny.en")
 
 
-def test_offline_is_told_at_once(offline: None) -> None:
+def test_the_hub_is_not_asked(own_cache: Path) -> None:
     before = time.monotonic()
-    with pytest.raises(UserError, match=r"hub: nobody/nothing is not downloaded and this run is offline"):
+    with pytest.raises(UserError, match=r"hub: nobody/nothing is not downloaded, or not all of it\n  to bring it here"):
         resolve_model("nobody/nothing")
     assert time.monotonic() - before < 5
 
 
-def test_what_is_nowhere_names_the_sources_and_the_command_that_brings_it(own_cache: Path, offline: None) -> None:
+def test_what_the_hubs_client_has_is_found_when_it_is_whole(own_cache: Path, tmp_path: Path) -> None:
+    repo, commit = tmp_path / "hub" / "models--org--toy", "0123456789abcdef0123456789abcdef01234567"
+    folder = repo / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}')
+    (folder / "1.safetensors").touch()
+    with pytest.raises(UserError, match="hub: org/toy is not downloaded, or not all of it"):
+        resolve_model("org/toy")
+    (folder / "2.safetensors").touch()
+    found = resolve_model("org/toy")
+    assert (found.path, found.source) == (folder, "hub")
+
+
+def test_what_is_nowhere_names_the_sources_and_the_command_that_brings_it(own_cache: Path) -> None:
     """By the name that tools/fetch.py knows, however the user called it; nothing is downloaded or made here."""
     for resolve, name, known in (
         (resolve_model, "HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),

@@ -36,6 +36,7 @@ REQUIRED = {
     "sacrebleu": "sacrebleu",
     "matplotlib": "matplotlib",
     "rich": "rich",
+    "tqdm": "tqdm",
 }
 
 # what -> (module or program, what it is for, how to get it)

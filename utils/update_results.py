@@ -12,14 +12,14 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mooer_tk.config import git_hash
 from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError, exit_status
-from mooer_tk.score.tables import cell_text, print_table, render_table
+from mooer_tk.score.tables import cell_text, columns_of, print_table
 
 SYSTEMS = {
     "model": "LLM",
@@ -134,13 +134,26 @@ def _parse_line(line: str) -> list[str]:
     return [_ESCAPED.sub(r"\1", cell.strip()).replace("<br>", "\n") for cell in cells]
 
 
+def render_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Render rows as a GitHub-flavoured Markdown table; a column that a row lacks is an empty cell."""
+    rows = list(rows)
+    columns = columns_of(rows)
+    body = [[_escape(cell_text(row.get(column))) for column in columns] for row in rows]
+    lines = [[_escape(column) for column in columns], ["---"] * len(columns), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
+
+
 def write_rows(args: argparse.Namespace) -> int:
     """Collect every score.json below the experiment into the table; returns 0."""
     files = sorted((args.experiment / "score").glob("*/score.json"))
     if not files:
         raise UserError(f"{args.experiment}/score holds no scores: run stage 8 first.")
     info = args.experiment / "model" / "info.json"
-    # MooER's release has no such file, and one that was brought into our layout does not tell its version.
+    # A model that came from MooER's release does not tell a version of ours.
     trained = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}
     rows = [row for file in files for row in _rows(file)]
     print_table([{k: v for k, v in row.items() if k != "normaliser"} for row in rows], title=str(args.experiment))

@@ -1,7 +1,5 @@
 """What all adapters share: standardised states, padding that is the mean state, and lengths."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

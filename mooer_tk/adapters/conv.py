@@ -1,7 +1,5 @@
 """A convolutional adapter: each embedding also sees its neighbours' states."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mooer_tk.adapters.base import Adapter

@@ -4,8 +4,6 @@ logits(t, v) = scale * <adapter(t), E(v)> / sqrt(H) for the tokens v in use, plu
 LLM's and frozen, so that a good adapter output lies where the embedding of its token lies. Not in the paper; ours.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

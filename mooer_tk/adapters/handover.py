@@ -8,8 +8,6 @@ posterior  the same segments, but each frame is the posterior-weighted mean of t
 The frames of a segment are weighted by how little blank they are.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

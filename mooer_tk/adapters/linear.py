@@ -1,7 +1,5 @@
 """The paper's adapter (MooER section 2): stack k states, Linear, ReLU, Linear."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mooer_tk.adapters.base import Adapter

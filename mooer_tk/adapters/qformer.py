@@ -1,7 +1,5 @@
 """A Q-Former over windows: learned queries look at a second or so of states at a time (BLIP-2; SALMONN's windows)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The table of adapters: a new one is a class and a line here."""
 
-from __future__ import annotations
-
 from mooer_tk.adapters.base import Adapter
 from mooer_tk.adapters.conv import ConvAdapter
 from mooer_tk.adapters.linear import LinearAdapter

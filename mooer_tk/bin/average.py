@@ -1,7 +1,5 @@
 """Average the best checkpoints of a run, or the last, and export one model (stage 6)."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

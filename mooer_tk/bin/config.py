@@ -1,7 +1,5 @@
 """Show a config as it resolves, or the values of some of its keys."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

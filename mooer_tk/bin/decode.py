@@ -1,11 +1,10 @@
 """Decode cached states, or audio shards with a U2++ model: hypotheses, n-best lists and guard counts (stage 7)."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
 from mooer_tk.config import load_config
+from mooer_tk.model_dir import is_u2pp, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,9 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("states", type=Path, help="directory of shards (stage 3)")
     parser.add_argument("out", type=Path, help="directory for the hypotheses")
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", type=Path, help="exp/NAME, an exported model (U2++ too), or a release of MooER")
+    which.add_argument("--model", type=Path, help="exp/NAME, or an exported model (U2++ too)")
     which.add_argument("--warm-start", type=Path, help="directory of a warm start: CTC-greedy, without the LLM")
-    parser.add_argument("--config", type=Path, help="the YAML of a release, which has none of its own")
     parser.add_argument("--task", choices=("asr", "ast", "asr_ast"), default="asr")
     parser.add_argument("--nbest", type=int, default=1, help="hypotheses kept per utterance (at most the beam)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, such as decode.beam=1")
@@ -24,8 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decode."""
     from mooer_tk.decode.directory import decode_directory
-    from mooer_tk.llm.checkpoint import model_folder
-    from mooer_tk.u2pp.model import is_u2pp
 
     if args.model and is_u2pp(args.model):
         from mooer_tk.u2pp.recogniser import decode_audio
@@ -37,9 +33,6 @@ def run(args: argparse.Namespace) -> int:
 
         decode_ctc(args.states, args.warm_start, args.out)
         return 0
-    saved = args.config or model_folder(args.model) / "config.yaml"
-    config = load_config(saved, args.set).decode if args.set else None
-    decode_directory(
-        args.states, args.model, args.out, task=args.task, config=config, nbest=args.nbest, release=args.config
-    )
+    config = load_config(model_folder(args.model) / "config.yaml", args.set).decode if args.set else None
+    decode_directory(args.states, args.model, args.out, task=args.task, config=config, nbest=args.nbest)
     return 0

@@ -1,6 +1,4 @@
-"""Let a teacher transcribe or translate a data directory, and report on it (stage 2)."""
-
-from __future__ import annotations
+"""Let a teacher transcribe or translate a data directory (stage 2)."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +8,8 @@ from mooer_tk.label.directory import label_directory
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("data", type=Path, help="Kaldi data directory")
-    parser.add_argument("out", type=Path, help="data directory to write, with the teacher's text")
+    parser.add_argument("data_dir", type=Path, metavar="DATA", help="Kaldi data directory")
+    parser.add_argument("out", type=Path, metavar="OUT", help="data directory to write, with the teacher's text")
     parser.add_argument(
         "--teacher",
         default="whisper-base",
@@ -27,15 +25,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label."""
-    label_directory(
-        args.data,
-        args.out,
-        teacher=args.teacher,
-        language=args.language,
-        tasks=args.tasks,
-        beam=args.beam,
-        threads=args.threads,
-        max_skip=args.max_skip,
-        allow_pipe=args.allow_pipe,
-    )
+    label_directory(**vars(args))
     return 0

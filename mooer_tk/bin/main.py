@@ -1,7 +1,5 @@
 """`mooer COMMAND ...`: the single entry point; each command is a module of this package, imported when it is called."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys
@@ -10,19 +8,18 @@ from mooer_tk import __version__
 from mooer_tk.errors import UserError, exit_status, nearest
 from mooer_tk.progress import quiet_libraries
 
-# command -> (module, what it does); the order is the order of the stages.
+# command, which is a module's name -> what it does; the order is the order of the stages.
 COMMANDS = {
-    "config": ("config", "show a config as it resolves"),
-    "label": ("label", "let a teacher transcribe or translate a data directory, and report on it"),
-    "states": ("states", "run the frozen encoder over a data directory and cache its states in shards"),
-    "train": ("train", "train: the adapter's warm start, adapter + LoRA, or a U2++ recogniser"),
-    "upcycle": ("upcycle", "grow a trained dense U2++ model into a mixture of experts"),
-    "average": ("average", "average the best checkpoints of a run and export one model"),
-    "export": ("export", "write a model in another layout, such as MooER's release"),
-    "decode": ("decode", "decode cached states or a data directory with a trained model"),
-    "score": ("score", "normalise and score hypotheses: WER, CER, BLEU, chrF with intervals"),
-    "params": ("params", "count the parameters of a config and estimate its memory"),
-    "transcribe": ("transcribe", "transcribe or translate audio files with a trained model"),
+    "config": "show a config as it resolves",
+    "label": "let a teacher transcribe or translate a data directory",
+    "states": "run the frozen encoder over a data directory and cache its states in shards",
+    "train": "train: the adapter's warm start, adapter + LoRA, or a U2++ recogniser",
+    "upcycle": "grow a trained dense U2++ model into a mixture of experts",
+    "average": "average the best checkpoints of a run and export one model",
+    "decode": "decode cached states or a data directory with a trained model",
+    "score": "normalise and score hypotheses: WER, CER, BLEU, chrF with intervals",
+    "params": "count the parameters of a config and estimate its memory",
+    "transcribe": "transcribe or translate audio files with a trained model",
 }
 
 
@@ -42,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(command: str, words: list[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"unknown command '{command}': {nearest(command, COMMANDS)}")
-    module = importlib.import_module(f"mooer_tk.bin.{COMMANDS[command][0]}")
+    module = importlib.import_module(f"mooer_tk.bin.{command}")
     parser = argparse.ArgumentParser(
         prog=f"mooer {command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,7 +48,7 @@ def _run(command: str, words: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<11} {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<11} {what}" for name, what in COMMANDS.items()]
     return "usage: mooer COMMAND [options]   (mooer COMMAND --help)\n\n" + "\n".join(lines)
 
 

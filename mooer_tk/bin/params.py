@@ -5,8 +5,6 @@ mooer params conf/mooer_7b.yaml --memory --batch 8 --zero 2 --gpus 8
 mooer params conf/moe_1b.yaml --vocabulary 5000
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Writes DIR/score.json (all numbers, the id of the normaliser, the signature of t
 and, for wer and cer, DIR/align.txt. `utils/plot.py errors DIR` draws them.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict

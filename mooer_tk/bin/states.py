@@ -1,10 +1,10 @@
 """Run the frozen encoder over data directories and cache their states in shards (stage 3)."""
 
-from __future__ import annotations
-
 import argparse
 from functools import cache
 from pathlib import Path
+
+import torch
 
 from mooer_tk.config import load_config
 from mooer_tk.encoders.table import build_encoder
@@ -30,8 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Cache the states."""
     if args.threads:
-        import torch
-
         torch.set_num_threads(args.threads)
     if len(args.pairs) % 2:
         raise UserError("every data directory needs a directory for its shards behind it: DATA OUT [DATA OUT ...]")

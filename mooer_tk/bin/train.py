@@ -11,8 +11,6 @@ Several processes, on one host or many:
   srun mooer train instruct ...
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil
@@ -20,21 +18,29 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
+from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
+from mooer_tk.adapters.table import build_adapter, resolve_stack
 from mooer_tk.config import Config, dump, essence, git_hash, load_config
 from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, sole_writer, write_json, write_text
+from mooer_tk.encoders.table import build_encoder
 from mooer_tk.errors import UserError
+from mooer_tk.llm.causal_lm import load_llm
+from mooer_tk.llm.checkpoint import Parts, build_from, build_model, load_adapter, read_parts, tokens_in_use
+from mooer_tk.llm.counting import memory, shape_of
+from mooer_tk.llm.prompt import named_prompt
+from mooer_tk.model_dir import model_files
 from mooer_tk.progress import log
-
-if TYPE_CHECKING:
-    from mooer_tk.llm.checkpoint import Parts
-    from mooer_tk.train.examples import Source
-    from mooer_tk.train.processes import Processes
-    from mooer_tk.u2pp.job import U2ppJob
+from mooer_tk.train.batches import Reader, with_states
+from mooer_tk.train.checkpoints import best, list_checkpoints
+from mooer_tk.train.examples import Source, load_examples, state_statistics
+from mooer_tk.train.loop import Trainer
+from mooer_tk.train.objectives import Instruct, WarmStart
+from mooer_tk.train.processes import Processes
+from mooer_tk.u2pp import job as u2pp
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", action="append", required=True, help="task:states:text[+translation][:weight]")
     parser.add_argument("--dev", action="append", required=True, help="the same form, for dev scores")
     parser.add_argument("--init", type=Path, help="instruct: adapter.safetensors of a warm start (default: random)")
-    parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME, or a release)")
+    parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME)")
     parser.add_argument("--dry-run", action="store_true", help="check all, take the heaviest step, write nothing")
     parser.add_argument(
         "--max-skip", type=float, default=0.1, help="share of utterances that may be skipped or unreadable"
@@ -55,8 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and export what the next stage needs."""
-    from mooer_tk.train.processes import Processes
-
     processes = Processes.join()
     try:
         return _dry_run(args, processes) if args.dry_run else _train(args, processes)
@@ -65,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, processes: Processes) -> int:
-    from mooer_tk.train.loop import Trainer
-
     job = _read_job(args)
     if is_done(args.out, job.mark):
         if processes.main:
@@ -94,9 +96,6 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
 
 def _dry_run(args: argparse.Namespace, processes: Processes) -> int:
     """Check config and data, estimate memory, and take the heaviest step; nothing is written."""
-    from mooer_tk.llm.counting import memory, shape_of
-    from mooer_tk.train.loop import Trainer
-
     job = _read_job(args)
     with tempfile.TemporaryDirectory() as folder:
         objective, settings = _objective(args, job, processes, None)
@@ -131,17 +130,11 @@ class Job:
     mark: str
 
 
-def _read_job(args: argparse.Namespace) -> Job | U2ppJob:
+def _read_job(args: argparse.Namespace) -> Job | u2pp.U2ppJob:
     if args.kind == "u2pp":
-        from mooer_tk.u2pp.job import read_job
-
-        return read_job(args)
-    from mooer_tk.adapters.table import resolve_stack
-    from mooer_tk.llm.checkpoint import model_files, read_parts
-    from mooer_tk.train.examples import Source
-
+        return u2pp.read_job(args)
     config = load_config(args.config, args.set)
-    parts = read_parts(args.init_model, config) if args.init_model else None
+    parts = read_parts(args.init_model) if args.init_model else None
     if parts:
         # What the weights were made for; the rest of the config is this run's own.
         config.adapter, config.llm, config.prompt = parts.config.adapter, parts.config.llm, parts.config.prompt
@@ -173,19 +166,7 @@ def _put_other_run_aside(out: Path, mark: str) -> None:
 def _objective(args: argparse.Namespace, job: Job, processes: Processes, out: Path | None) -> tuple:
     """The objective and its settings; reports go to `out`, if there is one."""
     if args.kind == "u2pp":
-        from mooer_tk.u2pp.job import build_objective
-
-        return build_objective(args, job, out), job.config.train
-    from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
-    from mooer_tk.adapters.table import build_adapter, resolve_stack
-    from mooer_tk.encoders.table import build_encoder
-    from mooer_tk.llm.causal_lm import load_llm
-    from mooer_tk.llm.checkpoint import build_from, build_model, load_adapter, tokens_in_use
-    from mooer_tk.llm.prompt import named_prompt
-    from mooer_tk.train.batches import Reader, with_states
-    from mooer_tk.train.examples import load_examples, state_statistics
-    from mooer_tk.train.objectives import Instruct, WarmStart
-
+        return u2pp.build_objective(args, job, out), job.config.train
     config = job.config
     settings = config.warm_start if args.kind == "warm_start" else config.train
     torch.manual_seed(settings.seed)
@@ -241,8 +222,6 @@ def _is_audio(sources: list[Source]) -> bool:
 
 
 def _export_best_warm_start(out: Path) -> None:
-    from mooer_tk.train.checkpoints import best, list_checkpoints
-
     ((path, state),) = best(list_checkpoints(out / "checkpoints"), 1)
     with replacing(out / "adapter.safetensors") as temporary:
         shutil.copyfile(path / "weights.safetensors", temporary)

@@ -18,6 +18,7 @@ import numpy as np
 
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio
 from mooer_tk.errors import UserError
+from mooer_tk.model_dir import is_u2pp
 
 if TYPE_CHECKING:
     from mooer_tk.u2pp.recogniser import Recogniser
@@ -28,8 +29,7 @@ PIECE_SAMPLES = SAMPLE_RATE // 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", type=Path, required=True, help="exp/NAME, an exported model, or a release of MooER")
-    parser.add_argument("--config", type=Path, help="the YAML of a release, which has none of its own")
+    parser.add_argument("--model", type=Path, required=True, help="exp/NAME, or an exported model")
     parser.add_argument(
         "--task", choices=("asr", "ast", "asr_ast"), default="asr", help="transcript, English translation, or both"
     )
@@ -42,8 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one transcript a file; status 1 when a file could not be used."""
-    from mooer_tk.u2pp.model import is_u2pp
-
     if is_u2pp(args.model):
         from mooer_tk.u2pp.recogniser import Recogniser
 
@@ -57,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from mooer_tk.decode.files import FileTranscriber
 
-        transcriber = FileTranscriber(args.model, args.beam, args.config)
+        transcriber = FileTranscriber(args.model, args.beam)
     failed = False
     for file in args.files:
         transcript = transcriber(file, args.task)

@@ -4,8 +4,6 @@ mooer upcycle --from exp/dense --out exp/ume/start --experts 8 --top-k 2
 mooer train u2pp --init-model exp/ume/start --set loss.freeze=true ...
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 from pathlib import Path

@@ -9,8 +9,6 @@ The index is written last, so a shard with an index is whole. As nothing else of
 costs the utterance that lies there, and no other.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import mmap
@@ -92,9 +90,10 @@ class ShardWriter:
                 whole, data = _encode_audio(array) if audio else _encode_array(array)
                 member = tarfile.TarInfo(f"{utt}.{FLAC if audio else 'npy'}")
                 member.size = len(whole)
-                start = tar.offset + tarfile.BLOCKSIZE * _header_blocks(member)
                 tar.addfile(member, io.BytesIO(whole))
-                place = {"offset": start + len(whole) - len(data), "bytes": len(data), "crc": zlib.crc32(data)}
+                # The member ends here, filled up to whole blocks; its last bytes are the data.
+                end = tar.offset - -len(whole) % tarfile.BLOCKSIZE
+                place = {"offset": end - len(data), "bytes": len(data), "crc": zlib.crc32(data)}
                 kind = {"shape": array.shape, "dtype": FLAC if audio else array.dtype.str}
                 lines.append({"utt": utt, **place, **kind, "seconds": round(seconds, 3)})
         lines.extend({"utt": utt, "skipped": reason} for utt, reason in sorted(skipped.items()))
@@ -116,10 +115,6 @@ def _encode_audio(samples: np.ndarray) -> tuple[bytes, bytes]:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="FLAC")
     return buffer.getvalue(), buffer.getvalue()
-
-
-def _header_blocks(member: tarfile.TarInfo) -> int:
-    return len(member.tobuf(tarfile.DEFAULT_FORMAT)) // tarfile.BLOCKSIZE
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

@@ -4,8 +4,6 @@ A reader never sees half a file: everything is written beside its destination un
 flushed to the disk and renamed (POSIX rename is atomic within a file system).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -31,41 +29,45 @@ def replacing(path: Path | str) -> Iterator[Path]:
     Raises:
         UserError: the file system refused (disk full, no permission); `path` is left as it was.
     """
-    path = Path(path)
-    _make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _beside(Path(path)) as temporary:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in REFUSALS:
-            raise
-        raise _refused(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replacing_dir(path: Path | str) -> Iterator[Path]:
     """Yield an empty temporary directory beside `path`; it becomes `path` when the block ends without an error."""
-    path = Path(path)
-    _make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with _beside(Path(path)) as temporary:
         temporary.mkdir()
         yield temporary
-        if path.exists():
+        if Path(path).exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, free at the start and at the end."""
+    _make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)
+    try:
+        yield temporary
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
         raise _refused(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path) -> None:
@@ -116,10 +118,7 @@ def sweep_leftovers(folder: Path | str) -> None:
         owner = leftover.suffixes[-2].lstrip(".") if len(leftover.suffixes) > 1 else ""
         if owner.isdigit() and _is_running(owner):
             continue
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
 
 
 def _is_running(process: str) -> bool:

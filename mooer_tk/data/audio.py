@@ -4,8 +4,6 @@ PyAV (FFmpeg's libraries) decodes every container, so that wav, flac, mp3, ogg, 
 road, and its resampler brings them to one rate. The sample rate is read from the file, never assumed.
 """
 
-from __future__ import annotations
-
 import io
 import subprocess
 from pathlib import Path

@@ -5,8 +5,6 @@ A directory holds `wav.scp` (utt -> file), optionally `segments` (utt -> recordi
 utils/data_dir.py validates, fixes, subsets and splits them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Results that come one by one and must survive a kill: a jsonl file whose first line names the run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

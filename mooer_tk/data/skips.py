@@ -1,7 +1,5 @@
 """Nothing is lost silently: utterances that a stage leaves out are counted, named and explained."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

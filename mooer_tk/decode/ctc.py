@@ -1,7 +1,5 @@
 """CTC-greedy decoding with the warm start alone: no LLM, only its tokeniser."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -5,8 +5,6 @@ al. 2017, "Hybrid CTC/attention architecture", algorithm 2: an LLM that invents 
 pays for it at once.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor

@@ -1,7 +1,5 @@
 """Decode cached states with a trained model: one task, n-best lists with scores, resumable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from mooer_tk.data.atomic import fingerprint, is_done, mark_done, write_json
 from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.data.result_log import ResultLog
 from mooer_tk.decode.generate import generate
-from mooer_tk.llm.checkpoint import load_model, model_files
+from mooer_tk.llm.checkpoint import load_model
 from mooer_tk.llm.speech_llm import Batch
+from mooer_tk.model_dir import model_files
 from mooer_tk.progress import log, track
 
 
@@ -28,7 +27,6 @@ def decode_directory(
     task: str,
     config: DecodeConfig | None = None,
     nbest: int = 1,
-    release: Path | None = None,
 ) -> None:
     """Write `out/hyp` (and `hyp.asr`, `hyp.ast` for asr_ast), `nbest.jsonl` and `guards.json`.
 
@@ -37,15 +35,14 @@ def decode_directory(
         model_dir: exp/NAME, or an exported model.
         task: asr, ast or asr_ast.
         config: generation; None takes the one saved with the model.
-        release: the YAML of a release of MooER, which has none of its own.
     """
     shards = ShardReader(states)
-    inputs = [*model_files(model_dir), *([release] if release else [])]
-    mark = fingerprint(shards.meta, *inputs, task, to_dict(config) if config else None, nbest, sorted(shards))
+    settings = to_dict(config) if config else None
+    mark = fingerprint(shards.meta, *model_files(model_dir), task, settings, nbest, sorted(shards))
     if is_done(out, mark):
         log(f"{out} is up to date")
         return
-    model, saved = load_model(model_dir, release)
+    model, saved = load_model(model_dir)
     model.prompt.check_task(task)
     config = config or saved.decode
 

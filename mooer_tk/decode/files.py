@@ -1,7 +1,5 @@
 """Transcribe or translate audio files with a trained model: the road from a wav to its text in one place."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +32,10 @@ class FileTranscriber:
     Args:
         model_dir: exp/NAME, or an exported model.
         beam: beam size; None takes the model's.
-        config: the YAML of a release of MooER, which has none of its own.
     """
 
-    def __init__(self, model_dir: Path, beam: int | None = None, config: Path | None = None) -> None:
-        self.model, config = load_model(model_dir, config)
+    def __init__(self, model_dir: Path, beam: int | None = None) -> None:
+        self.model, config = load_model(model_dir)
         self.encoder = build_encoder(config.encoder)
         self.decode = config.decode if beam is None else DecodeConfig(**{**vars(config.decode), "beam": beam})
 

@@ -1,14 +1,13 @@
-"""Beam search of a batch, with scores and guards."""
-
-from __future__ import annotations
+"""Beam search of a batch, with scores and a guard against an LLM that talks on after the speech has ended."""
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from transformers import LogitsProcessor
 
 from mooer_tk.config import DecodeConfig
 from mooer_tk.decode.ctc_prefix import CTCPrefixScorer
-from mooer_tk.decode.guards import LengthCap, caps
 from mooer_tk.llm.speech_llm import Batch, SpeechLLM
 
 
@@ -84,9 +83,39 @@ def _hypothesis(ids: list[int], score: float, allowed: int, eos: int, tokenizer:
     return Hypothesis(tokenizer.decode(ids[:length], skip_special_tokens=True).strip(), score, length >= allowed)
 
 
-def _greedy_scores(model: SpeechLLM, out: object, eos: int) -> torch.Tensor:
+def _greedy_scores(model: SpeechLLM, out: object, eos: int) -> Tensor:
     """Mean log-probability of each greedy answer, eos included."""
     steps = model.llm.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
     ended = (out.sequences == eos).cumsum(1)
     inside = (ended == 0) | ((ended == 1) & (out.sequences == eos))
     return (steps.masked_fill(~inside, 0.0)).sum(1) / inside.sum(1).clamp_min(1)
+
+
+class LengthCap(LogitsProcessor):
+    """Force eos when an answer has as many tokens as its speech allows, utterance by utterance.
+
+    The cap is a row's own, so a transcript does not depend on the company it is decoded in.
+
+    Args:
+        caps: tokens allowed per utterance (B,).
+        beam: rows per utterance.
+        eos: id of the eos token.
+    """
+
+    def __init__(self, caps: list[int], beam: int, eos: int) -> None:
+        self.caps = torch.tensor(caps).repeat_interleave(beam)
+        self.eos = eos
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (rows, vocabulary); `input_ids` (rows, tokens so far) starts empty with inputs_embeds."""
+        over = input_ids.shape[1] >= self.caps.to(scores.device)
+        if over.any():
+            scores = scores.clone()
+            scores[over] = float("-inf")
+            scores[over, self.eos] = 0.0
+        return scores
+
+
+def caps(seconds: list[float], tokens_per_second: float, most: int) -> list[int]:
+    """Tokens allowed for utterances of these durations; five are always allowed for the shortest."""
+    return [min(most, round(5 + tokens_per_second * one)) for one in seconds]

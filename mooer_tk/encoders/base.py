@@ -1,8 +1,7 @@
 """The contract of a speech encoder: 16 kHz samples in, states and their lengths out."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,9 +19,6 @@ class SpeechEncoder(nn.Module):
     dim: int
     frame_ms: float
 
-    def __init__(self) -> None:
-        super().__init__()
-
     @abstractmethod
     def features(self, samples: np.ndarray) -> Tensor:
         """Front end of one utterance: samples (T,) at 16 kHz -> features (frames, F)."""
@@ -31,12 +27,12 @@ class SpeechEncoder(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, T, F) and lengths (B,) in frames -> states (B, T', D) and lengths (B,)."""
 
-    def freeze(self) -> SpeechEncoder:
+    def freeze(self) -> Self:
         """Stop gradients for good; `train()` leaves a frozen encoder in eval mode."""
         self.requires_grad_(False)
         return self.eval()
 
-    def train(self, mode: bool = True) -> SpeechEncoder:
+    def train(self, mode: bool = True) -> Self:
         """Switch modes, unless every parameter is frozen: then dropout must stay off."""
         frozen = not any(parameter.requires_grad for parameter in self.parameters())
         return super().train(mode and not frozen)

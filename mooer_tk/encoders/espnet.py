@@ -4,11 +4,9 @@ ESPnet is an optional extra (tools/install_espnet.sh). Only its encoder classes 
 energies after librosa's definition, is computed here, so that torchaudio and librosa are not needed.
 """
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -75,7 +73,7 @@ class ESPnetEncoder(SpeechEncoder):
         self.frame_ms = 1000 * self.hop * SUBSAMPLING[layer] / SAMPLE_RATE
 
     @classmethod
-    def load(cls, path: Path | str, precision: str = "float32") -> ESPnetEncoder:
+    def load(cls, path: Path | str, precision: str = "float32") -> Self:
         """Load a folder; encoder and normalisation must fit, the rest of the recogniser is left.
 
         Raises:

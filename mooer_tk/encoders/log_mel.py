@@ -1,7 +1,5 @@
 """Log-mel features in the place of states: the front end of models that bring their own encoder (mooer_tk/u2pp)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -6,9 +6,8 @@
 Parameters are named as in FunASR's model.pt and MooER's paraformer-encoder.pth, so both load strictly.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.errors import UserError
-from mooer_tk.features.cmvn import CMVN, read_cmvn, write_cmvn
+from mooer_tk.features.cmvn import CMVN, read_cmvn
 from mooer_tk.features.fbank import fbank, low_frame_rate
 from mooer_tk.precision import autocast
 from mooer_tk.weights import load_strictly, read_tensors
@@ -55,7 +54,7 @@ class ParaformerEncoder(SpeechEncoder):
         self.after_norm = nn.LayerNorm(size, eps=EPS)
 
     @classmethod
-    def load(cls, path: Path | str, precision: str = "float32") -> ParaformerEncoder:
+    def load(cls, path: Path | str, precision: str = "float32") -> Self:
         """Load a folder with `paraformer-encoder.pth` or FunASR's `model.pt`, and `am.mvn`; the shape is read from it.
 
         Raises:
@@ -78,12 +77,6 @@ class ParaformerEncoder(SpeechEncoder):
             encoder = cls(cmvn, size=size, inner=inner, layers=layers, kernel=kernel, precision=precision)
         load_strictly(encoder, weights, str(file), assign=True)
         return encoder
-
-    def save(self, folder: Path) -> None:
-        """Write `paraformer-encoder.pth` and `am.mvn`, as MooER's release has them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(self.state_dict(), folder / WEIGHT_FILES[0])
-        write_cmvn(folder / "am.mvn", self.cmvn)
 
     def features(self, samples: np.ndarray) -> Tensor:
         """Samples (T,) at 16 kHz -> normalised stacked features (frames, 560)."""

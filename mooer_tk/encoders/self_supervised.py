@@ -1,7 +1,5 @@
 """W2v-BERT 2.0, HuBERT, wav2vec 2.0 and WavLM of transformers: a state every 20 ms."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The table of encoders: a new one is a class and a line here."""
 
-from __future__ import annotations
-
 from mooer_tk.config import EncoderConfig
 from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.encoders.espnet import ESPnetEncoder

@@ -1,7 +1,5 @@
 """The encoder of a trained U2++ model, dense or with experts, as a speech encoder of the LLM."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ It was trained on 30 s windows that end in silence. Windows of 10 s keep its sta
 cost; windows cut to the utterance's own length break it, so silence always follows the speech up to the window's end.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +78,10 @@ class WhisperEncoder(SpeechEncoder):
     def encode_features(self, features: list[Tensor], samples: list[int]) -> list[Tensor]:
         """Encode utterances, grouped by their number of windows, and keep the states that hold speech."""
         results: dict[int, Tensor] = {}
-        groups: dict[int, list[int]] = {}
-        for index, one in enumerate(features):
-            groups.setdefault(len(one), []).append(index)
-        for frames, members in groups.items():
+        for frames in {len(one) for one in features}:
+            members = [i for i, one in enumerate(features) if len(one) == frames]
             states, _ = self(torch.stack([features[i] for i in members]), torch.full((len(members),), frames))
-            for i, one in zip(members, states, strict=True):
-                results[i] = one[: -(-samples[i] // (2 * HOP))]
+            results |= {i: one[: -(-samples[i] // (2 * HOP))] for i, one in zip(members, states, strict=True)}
         return [results[i] for i in range(len(features))]
 
     def speech_frames(self, samples: int, features: Tensor) -> int:

@@ -1,7 +1,5 @@
 """Changes to speech in training: speed, noise, and SpecAugment's masks; drawn by seed, pass and utterance alone."""
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Global mean and variance normalisation in Kaldi's nnet text form (`am.mvn`): x -> (x + shift) * scale."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError
 
 _BLOCK = r"<{}>\s+(\d+)\s+(\d+)\s+<LearnRateCoef>\s+\S+\s+\[([^\]]*)\]"
@@ -57,13 +54,3 @@ def read_cmvn(path: Path | str) -> CMVN:
     if len(values[0]) != len(values[1]):
         raise UserError(f"{path}: <AddShift> has {len(values[0])} values and <Rescale> {len(values[1])}.")
     return CMVN(*values)
-
-
-def write_cmvn(path: Path | str, cmvn: CMVN) -> None:
-    """Write `am.mvn`; what `read_cmvn` reads back is bit-equal."""
-    size = len(cmvn.shift)
-    lines = ["<Nnet>", f"<Splice> {size} {size}", "[ 0 ]"]
-    for name, row in (("AddShift", cmvn.shift), ("Rescale", cmvn.scale)):
-        values = " ".join(f"{value:.9g}" for value in row.tolist())
-        lines += [f"<{name}> {size} {size}", f"<LearnRateCoef> 0 [ {values} ]"]
-    write_text(path, "\n".join([*lines, "</Nnet>", ""]))

@@ -4,8 +4,6 @@
 (MooER's speech_processor; Kaldi's feat/feature-fbank.cc for the formulas). Needs no torchaudio.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch
@@ -43,17 +41,11 @@ def fbank(samples: Tensor, lengths: Tensor, bins: int = 80) -> tuple[Tensor, Ten
 
 @cache
 def _mel_weights(bins: int) -> Tensor:
-    """Triangles on the mel scale (FFT / 2 + 1, bins)."""
+    """Kaldi's triangles on the mel scale (FFT / 2 + 1, bins)."""
+    from transformers.audio_utils import mel_filter_bank
 
-    def mel(hertz: Tensor) -> Tensor:
-        return 1127.0 * (1.0 + hertz / 700.0).log()
-
-    low, high = mel(torch.tensor([LOW_HZ, SAMPLE_RATE / 2], dtype=torch.float64))
-    edges = low + (high - low) / (bins + 1) * torch.arange(bins + 2, dtype=torch.float64)
-    places = mel(torch.arange(FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / FFT)[:, None]
-    rising = (places - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - places) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp_min(0).float()
+    shape = (FFT // 2 + 1, bins, LOW_HZ, SAMPLE_RATE / 2, SAMPLE_RATE)
+    return torch.from_numpy(mel_filter_bank(*shape, mel_scale="kaldi", triangularize_in_mel_space=True)).float()
 
 
 def low_frame_rate(features: Tensor, lengths: Tensor, stack: int = 7, step: int = 6) -> tuple[Tensor, Tensor]:

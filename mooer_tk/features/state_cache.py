@@ -1,7 +1,5 @@
 """Run a frozen encoder over a data directory once and keep its states in shards (float16), or keep the audio itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from mooer_tk.progress import log, track
 SHARD_UTTS = 100
 FORMAT = 2  # of the shards; another one makes them anew
 BATCH_UTTS = 4  # larger batches bring nothing on a CPU
+SECONDS = (0.1, 30.0)  # the shortest and the longest utterance; longer ones need `segments`
 
 
 def cache_states(
@@ -31,8 +30,6 @@ def cache_states(
     job: int = 0,
     nj: int = 1,
     max_skip: float = 0.05,
-    min_seconds: float = 0.1,
-    max_seconds: float = 30.0,
     allow_pipe: bool = False,
     encoder: Callable[[], SpeechEncoder] | None = None,
     turn: int = 0,
@@ -53,7 +50,7 @@ def cache_states(
     mark = fingerprint(
         [FORMAT, audio],
         {} if audio else to_dict(config),
-        [min_seconds, max_seconds],
+        list(SECONDS),
         [(u.utt, u.source, u.start, u.end) for u in utterances],
     )
     if is_done(out, mark):
@@ -66,17 +63,16 @@ def cache_states(
     if job == 0:
         sweep_leftovers(out)
     skipped = ShardReader(out, unfinished=True).skipped
-    limits = (min_seconds, max_seconds)
 
     def mended(number: int) -> bool:
-        return any(one.utt in skipped and _is_usable(one, limits, allow_pipe) for one in shards[number])
+        return any(one.utt in skipped and _is_usable(one, allow_pipe) for one in shards[number])
 
     missing = [n for n in mine if not writer.is_whole(n) or mended(n)]
     if missing:
         ready = None if audio else (encoder or partial(build_encoder, config))()
         if ready:
             writer.describe(frame_ms=ready.frame_ms)
-        _fill(writer, shards, missing, ready.encode if ready else None, limits, allow_pipe, data_dir)
+        _fill(writer, shards, missing, ready.encode if ready else None, allow_pipe, data_dir)
     if job == 0:
         _close(data_dir, out, mark, len(utterances), max_skip)
 
@@ -86,7 +82,6 @@ def _fill(
     shards: list[list[Utterance]],
     missing: list[int],
     encode: Callable[[list[np.ndarray]], list[np.ndarray]] | None,
-    seconds: tuple[float, float],
     allow_pipe: bool,
     data_dir: Path,
 ) -> None:
@@ -98,7 +93,7 @@ def _fill(
         for place, _ in enumerate(utterances):
             utterance = next(counted)
             try:
-                batch.append((utterance.utt, _load(utterance, seconds, allow_pipe)))
+                batch.append((utterance.utt, _load(utterance, allow_pipe)))
             except AudioError as error:
                 skipped[utterance.utt] = str(error)
             if batch and (len(batch) == BATCH_UTTS or place == len(utterances) - 1):
@@ -112,16 +107,16 @@ def _fill(
         writer.write(number, items(shards[number], skipped), skipped, audio=encode is None)
 
 
-def _load(utterance: Utterance, seconds: tuple[float, float], allow_pipe: bool) -> np.ndarray:
+def _load(utterance: Utterance, allow_pipe: bool) -> np.ndarray:
     samples = load_utterance(utterance, allow_pipe=allow_pipe)
-    if not seconds[0] <= len(samples) / SAMPLE_RATE <= seconds[1]:
-        raise AudioError(f"duration: {len(samples) / SAMPLE_RATE:.2f} s is outside {seconds[0]:g}-{seconds[1]:g} s")
+    if not SECONDS[0] <= len(samples) / SAMPLE_RATE <= SECONDS[1]:
+        raise AudioError(f"duration: {len(samples) / SAMPLE_RATE:.2f} s is outside {SECONDS[0]:g}-{SECONDS[1]:g} s")
     return samples
 
 
-def _is_usable(utterance: Utterance, seconds: tuple[float, float], allow_pipe: bool) -> bool:
+def _is_usable(utterance: Utterance, allow_pipe: bool) -> bool:
     try:
-        _load(utterance, seconds, allow_pipe)
+        _load(utterance, allow_pipe)
     except AudioError:
         return False
     return True

@@ -1,2 +1,2 @@
-"""Teachers that transcribe and translate untranscribed speech, and the report that says how well they did.
+"""Teachers that transcribe and translate untranscribed speech.
 No training and no decoding with our own models may live here."""

@@ -1,7 +1,5 @@
 """Label a Kaldi data directory: `<set>` with human text -> `<set>_pl` with the teacher's."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 
@@ -10,11 +8,10 @@ from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
 from mooer_tk.data.kaldi_dir import TABLES, DataDir, Utterance, read_table, write_table
 from mooer_tk.data.result_log import ResultLog
 from mooer_tk.data.skips import SkipReport
-from mooer_tk.label.report import write_report
 from mooer_tk.label.u2pp_teacher import U2ppTeacher
 from mooer_tk.label.whisper_teacher import LONGEST_SECONDS, WhisperTeacher
+from mooer_tk.model_dir import is_u2pp
 from mooer_tk.progress import log, track
-from mooer_tk.u2pp.model import is_u2pp
 
 BATCH_UTTS = 4
 
@@ -31,10 +28,10 @@ def label_directory(
     max_skip: float = 0.05,
     allow_pipe: bool = False,
 ) -> None:
-    """Write `out/` with the teacher's `text` (asr) and `text.en` (ast), and report.md against the human text.
+    """Write `out/` with the teacher's `text` (asr) and `text.en` (ast).
 
     Labels are kept in `labels.jsonl` as they come, so that a killed run goes on at its batch. The human tables stay
-    where they are, in `data_dir`.
+    where they are, in `data_dir`; utils/label_report.py compares them with the labels.
     """
     utterances = DataDir(data_dir).utterances()
     settings = {"teacher": teacher, "language": language, "tasks": tasks, "beam": beam}
@@ -73,8 +70,7 @@ def label_directory(
     for task, name in (("asr", "text"), ("ast", "text.en")):
         if task in tasks:
             write_table(out / name, {utt: label[task] for utt, label in kept.items()})
-    write_report(data_dir, out, settings)
-    mark_done(out, mark, utterances=len(kept), skipped=len(skips.reasons))
+    mark_done(out, mark, **settings, utterances=len(kept), skipped=len(skips.reasons))
 
 
 def build_teacher(name: str, language: str, *, threads: int = 0, beam: int = 1) -> WhisperTeacher | U2ppTeacher:

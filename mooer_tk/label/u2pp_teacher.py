@@ -1,7 +1,5 @@
 """A trained U2++ model as a teacher: transcripts of its own language."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -4,8 +4,6 @@ Utterances go through windows of k x 10 s instead of 30 s, which cost a third an
 encoder pass serves both tasks.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from mooer_tk.data.audio import SAMPLE_RATE
@@ -13,7 +11,7 @@ from mooer_tk.errors import UserError
 from mooer_tk.models import resolve_teacher
 
 WHISPER_TASKS = {"asr": "transcribe", "ast": "translate"}
-LONGEST_SECONDS = 30
+LONGEST_SECONDS, WINDOW_SECONDS = 30, 10
 
 
 class WhisperTeacher:
@@ -22,12 +20,11 @@ class WhisperTeacher:
     Args:
         name: whisper-base, whisper-tiny.en, or a CTranslate2 folder.
         language: two-letter code of the speech.
-        window_s: windows are multiples of this (seconds).
         threads: CPU threads; 0 lets CTranslate2 decide.
         beam: beam size; 1 is greedy.
     """
 
-    def __init__(self, name: str, language: str, *, window_s: int = 10, threads: int = 0, beam: int = 1) -> None:
+    def __init__(self, name: str, language: str, *, threads: int = 0, beam: int = 1) -> None:
         try:
             from faster_whisper import WhisperModel
         except ImportError as error:
@@ -36,7 +33,7 @@ class WhisperTeacher:
         self.whisper = WhisperModel(str(path), device="auto", compute_type="int8", cpu_threads=threads)
         if language != "en" and not self.whisper.model.is_multilingual:
             raise UserError(f"the teacher {name} knows English only; choose a multilingual one for '{language}'.")
-        self.language, self.window_s, self.beam = language, window_s, beam
+        self.language, self.beam = language, beam
 
     def label(self, utterances: list[np.ndarray], tasks: list[str]) -> list[dict[str, str]]:
         """Label a few utterances of similar length: samples (T,) at 16 kHz each -> {"asr": text, "ast": text} each."""
@@ -44,8 +41,8 @@ class WhisperTeacher:
         from faster_whisper.tokenizer import Tokenizer
 
         longest = max(len(samples) for samples in utterances)
-        windows = -(-longest // (self.window_s * SAMPLE_RATE))
-        length = min(windows * self.window_s, LONGEST_SECONDS) * SAMPLE_RATE
+        windows = -(-longest // (WINDOW_SECONDS * SAMPLE_RATE))
+        length = min(windows * WINDOW_SECONDS, LONGEST_SECONDS) * SAMPLE_RATE
         padded = [np.pad(samples[:length], (0, max(length - len(samples), 0))) for samples in utterances]
         frames = length // self.whisper.feature_extractor.hop_length
         features = np.stack([self.whisper.feature_extractor(one, padding=0)[:, :frames] for one in padded])

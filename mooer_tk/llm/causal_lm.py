@@ -1,7 +1,5 @@
 """Loading a causal LM of transformers, and putting LoRA on it with peft."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

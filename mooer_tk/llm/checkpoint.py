@@ -9,9 +9,6 @@
 Every key must fit: a missing, unused or wrongly shaped one is an error that names it.
 """
 
-from __future__ import annotations
-
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +25,10 @@ from mooer_tk.adapters.table import build_adapter
 from mooer_tk.config import Config, dump, load_config
 from mooer_tk.data.atomic import replacing_dir, write_json, write_text
 from mooer_tk.errors import UserError
-from mooer_tk.llm import release
 from mooer_tk.llm.causal_lm import LORA_FILE, add_lora, load_llm, lora_weights, write_lora
 from mooer_tk.llm.prompt import Prompt, named_prompt
 from mooer_tk.llm.speech_llm import SpeechLLM
+from mooer_tk.model_dir import model_folder
 from mooer_tk.weights import check_fit, load_strictly, read_tensors
 
 TOKENS = "head.tokens"
@@ -98,38 +95,19 @@ def write_parts(folder: Path, parts: Parts, info: dict[str, Any]) -> None:
         write_json(target / "info.json", {"mooer_tk": __version__, "dim": parts.dim, **info})
 
 
-def model_folder(folder: Path | str) -> Path:
-    """The model's own directory: `exp/NAME` is what people have at hand, the model lies below it."""
-    folder = Path(folder)
-    return folder / "model" if (folder / "model" / "info.json").is_file() else folder
-
-
-def model_files(folder: Path | str) -> list[Path]:
-    """The files that make up a model, for fingerprints of what is computed with it."""
-    return sorted(path for path in model_folder(folder).rglob("*") if path.is_file())
-
-
-def read_parts(folder: Path | str, config: Config | None = None) -> Parts:
-    """Read an exported model, or MooER's released files.
-
-    Args:
-        folder: `exp/NAME`, the exported model below it, or a folder with `adapter_project.pt` and `lora_weights/`.
-        config: of a release without a config.yaml, such as egs/mt5k/mooer/conf/mooer_7b.yaml.
+def read_parts(folder: Path | str) -> Parts:
+    """Read an exported model: its own folder, or the `exp/NAME` that it lies below.
 
     Raises:
         UserError: not a model directory, or files that cannot be read.
     """
     folder = model_folder(folder)
-    own = folder / "config.yaml"
-    if release.is_release(folder):
-        if config is None and not own.is_file():
-            raise UserError(f"{folder} is a release of MooER: name its config too, --config conf/mooer_7b.yaml.")
-        settings = copy.deepcopy(config) if config else load_config(own)
-        adapter, lora = release.read_release(folder, settings)
-        return Parts(settings, named_prompt(settings.prompt), len(adapter["adapter.mean"]), adapter, lora)
     if not (folder / "info.json").is_file():
-        raise UserError(f"{folder} holds no exported model (info.json): give exp/NAME after stage 6 has run.")
-    settings = load_config(own)
+        raise UserError(
+            f"{folder} holds no exported model (info.json): give exp/NAME after stage 6 has run, or a release of MooER "
+            "after tools/mooer_release.py read."
+        )
+    settings = load_config(folder / "config.yaml")
     info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     lora = read_tensors(folder / "lora" / LORA_FILE, "Run stage 6 again.") if settings.llm.lora.rank else {}
     adapter = load_adapter(folder / "adapter.safetensors")
@@ -146,9 +124,9 @@ def build_from(parts: Parts, what: str, llm: tuple[nn.Module, Any] | None = None
     return model
 
 
-def load_model(folder: Path | str, config: Path | None = None) -> tuple[SpeechLLM, Config]:
-    """Load a model for decoding, LoRA merged into the LLM; errors as of `read_parts`, `config` is the YAML's path."""
-    parts = read_parts(folder, load_config(config) if config else None)
+def load_model(folder: Path | str) -> tuple[SpeechLLM, Config]:
+    """Load a model for decoding, LoRA merged into the LLM; errors as of `read_parts`."""
+    parts = read_parts(folder)
     model = build_from(parts, str(folder))
     if parts.lora:
         model.llm = model.llm.merge_and_unload()

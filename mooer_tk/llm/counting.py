@@ -1,7 +1,5 @@
 """What a config costs before anyone starts a job: its parameters, counted on the meta device, and memory per GPU."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +58,7 @@ def count(config: Config) -> Shape:
     """
     from transformers import AutoModelForCausalLM
 
-    llm_config, encoder = llm_shape(config), _encoder(config)
+    llm_config, encoder = llm_shape(config), meta_encoder(config)
     # From here on nothing may be read or converted: it would lose its values.
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(llm_config, dtype=torch.bfloat16)
@@ -70,12 +68,6 @@ def count(config: Config) -> Shape:
         resolve_stack(settings, encoder.frame_ms, config.encoder.name)
         adapter = build_adapter(settings, encoder.dim, llm_config.hidden_size)
     return Shape(_size(encoder), _size(adapter), lora, plain, llm_config, encoder.frame_ms * adapter.rate)
-
-
-def encoder_shape(config: Config) -> tuple[float, int]:
-    """Milliseconds between two encoder states, and their size."""
-    encoder = _encoder(config)
-    return encoder.frame_ms, encoder.dim
 
 
 def _size(module: nn.Module) -> int:
@@ -96,7 +88,7 @@ def llm_shape(config: Config) -> Any:
     return AutoConfig.for_model(shape.pop("model_type"), **shape)
 
 
-def _encoder(config: Config) -> nn.Module:
+def meta_encoder(config: Config) -> nn.Module:
     """The encoder on the meta device, with its `frame_ms` and `dim`."""
     from transformers import AutoConfig, AutoModel
 

@@ -4,12 +4,10 @@ MooER's layout (its released code): the speech embeddings stand before the whole
 follow it. Prompt and answer are tokenised apart and joined, so that no text in a transcript can shift the loss mask.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mooer_tk.data.atomic import write_json
 from mooer_tk.errors import UserError, nearest
@@ -75,7 +73,7 @@ class Prompt:
         write_json(path, asdict(self))
 
     @classmethod
-    def load(cls, path: Path | str) -> Prompt:
+    def load(cls, path: Path | str) -> Self:
         """Read a prompt that `save` wrote."""
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))

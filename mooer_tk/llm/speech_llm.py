@@ -3,8 +3,6 @@
 The encoder stands outside: it is frozen, so its states are cached once and read here.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any

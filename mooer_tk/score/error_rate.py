@@ -1,13 +1,11 @@
 """Word and character error rate over utterance tables, with per-utterance counts and alignments."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import jiwer
 import numpy as np
@@ -92,7 +90,7 @@ class ErrorRate:
         """What must be equal for two rates to be comparable, in the manner of sacrebleu."""
         return f"unit:{self.unit}|norm:{self.normaliser}|jiwer:{version('jiwer')}"
 
-    def subset(self, min_words: int) -> ErrorRate:
+    def subset(self, min_words: int) -> Self:
         """The part whose normalised reference has at least `min_words` words; aligned utterances are reused.
 
         Raises:
@@ -101,7 +99,7 @@ class ErrorRate:
         kept = tuple(utt for utt in self.utts if utt.ref_words >= min_words)
         if not kept:
             raise UserError(f"no reference has {min_words} words or more. Lower --subset-min-words, or give 0.")
-        return ErrorRate(self.unit, self.normaliser, kept)
+        return replace(self, utts=kept, skipped=(), words_on_empty=0)
 
     def statistics(self) -> SufficientStatistics:
         """Counts of shape (N, 2): errors and reference length of each utterance."""

@@ -1,7 +1,5 @@
 """Named, versioned text normalisers: a score means nothing without the id of the one it was made with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache

@@ -1,6 +1,4 @@
-"""Rows as tables: in Markdown, and on a terminal."""
-
-from __future__ import annotations
+"""Rows as a table on a terminal."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,39 +9,27 @@ from rich.table import Table
 from rich.text import Text
 
 
-def render_table(rows: Iterable[dict[str, Any]]) -> str:
-    """Render rows as a GitHub-flavoured Markdown table; a column that a row lacks is an empty cell."""
-    rows = list(rows)
-    columns = _columns(rows)
-    body = [[_escape(cell_text(row.get(column))) for column in columns] for row in rows]
-    lines = [[_escape(column) for column in columns], ["---"] * len(columns), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def print_table(rows: Iterable[dict[str, Any]], *, title: str | None = None, console: Console | None = None) -> None:
     """Print rows on a terminal; columns whose cells are all numbers stand flush right."""
     rows = list(rows)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in _columns(rows):
+    for column in columns_of(rows):
         numeric = all(_is_number(cell_text(row.get(column))) for row in rows)
         table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         # As Text: rich would take "[tone]" in a plain string for one of its style tags.
-        table.add_row(*(Text(cell_text(row.get(column))) for column in _columns(rows)))
+        table.add_row(*(Text(cell_text(row.get(column))) for column in columns_of(rows)))
     (console or Console()).print(table)
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
+def columns_of(rows: list[dict[str, Any]]) -> list[str]:
+    """Every column that some row has, in the order of their first appearance."""
     return list(dict.fromkeys(str(column) for row in rows for column in row))
 
 
 def cell_text(value: Any) -> str:
     """A value as one cell: nothing for None, no blanks around lines."""
     return "" if value is None else "\n".join(str(value).strip().splitlines())
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
 
 
 def _is_number(cell: str) -> bool:

@@ -1,7 +1,5 @@
 """BLEU and chrF by sacrebleu, with the sentence statistics that a bootstrap resamples."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

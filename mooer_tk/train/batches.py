@@ -1,7 +1,5 @@
 """Micro-batches: which utterances share one, whose turn each of them is, and what is read for it."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 

@@ -6,8 +6,6 @@
                   state.json            step, epoch, place, processes, dev scores
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ so, and the frozen LLM's weights where `llm.dtype` does. DeepSpeed's own bf16 mo
 statistics as well.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

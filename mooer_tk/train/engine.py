@@ -4,8 +4,6 @@ Both take losses that are normalised by the tokens of the whole global batch, an
 processes; so a step is the same for any split of its utterances into processes and micro-batches.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path

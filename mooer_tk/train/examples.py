@@ -1,12 +1,10 @@
 """Training examples: which states, which task, which text; and their batches under a budget of positions."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -39,7 +37,7 @@ class Source:
     weight: float = 1.0
 
     @classmethod
-    def parse(cls, line: str) -> Source:
+    def parse(cls, line: str) -> Self:
         """Read the command line's form.
 
         Raises:

@@ -1,69 +1,27 @@
 """The training loop: whole-batch loss normalisation, dev scores, checkpoints, exact resume, and errors that name."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset
 
 from mooer_tk.config import TrainConfig
 from mooer_tk.errors import UserError
-from mooer_tk.llm.speech_llm import Batch, Fill
+from mooer_tk.llm.speech_llm import Batch
 from mooer_tk.progress import clock, log, track
 from mooer_tk.train.batches import Place, stream
 from mooer_tk.train.checkpoints import list_checkpoints, restore, save_checkpoint
 from mooer_tk.train.engine import build_engine
+from mooer_tk.train.objectives import SpeechObjective
 from mooer_tk.train.processes import Processes, add_by_name
 from mooer_tk.train.schedule import learning_rate
 from mooer_tk.train.watch import TrainLog, Window, memory_gib, peak_flops
 
 NO_MEMORY = ("out of memory", "can't allocate memory")
 LOST = "/lost"  # beside the names of losses
-
-
-class Objective(Protocol):
-    """What a run trains: the loop knows nothing else of it.
-
-    Attributes:
-        module: a batch -> name -> (summed loss, tokens).
-        weights: name -> weight of that loss per token.
-        reader: (epoch, indices) -> a micro-batch.
-    """
-
-    module: nn.Module
-    weights: dict[str, float]
-    reader: Dataset
-
-    def begin_step(self, step: int) -> None:
-        """A step begins; `step` were taken before it."""
-
-    def groups(self) -> list[dict]:
-        """Parameter groups; "lr_scale" multiplies the schedule."""
-
-    def plan(self, epoch: int, processes: int) -> list[list[int]]:
-        """The micro-batches of an epoch, a function of the two alone."""
-
-    def heaviest_first(self, plan: list[list[int]]) -> list[list[int]]:
-        """The batches of a plan, those that need the most memory first."""
-
-    def ready(self, batch: Batch, device: torch.device) -> Batch:
-        """The batch on the device, with its states."""
-
-    def counts(self, batch: Batch) -> dict[str, int]:
-        """name -> tokens of its losses, known before any of them is computed."""
-
-    def work(self, batch: Batch) -> tuple[Fill, float]:
-        """How the batch that just went through filled the model, and its floating-point operations."""
-
-    def evaluate(self, processes: Processes, in_step: bool, step: int) -> dict[str, float]:
-        """Dev scores; "criterion" (lower is better) chooses the checkpoints that are kept."""
 
 
 class Trainer:
@@ -78,7 +36,7 @@ class Trainer:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: SpeechObjective,
         config: TrainConfig,
         folder: Path,
         processes: Processes | None = None,

@@ -1,7 +1,6 @@
 """The two things a run can train: the adapter by CTC (warm start), or adapter and LoRA by the LLM's cross-entropy."""
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -50,8 +49,8 @@ def set_classes(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> N
         log(f"CTC: {len(long)} of {len(examples)} utterances have more tokens than frames: no loss: {few}")
 
 
-class SpeechObjective:
-    """What both have in common: examples, where their states come from, and how they are put into batches.
+class SpeechObjective(ABC):
+    """What a run trains, all that the loop knows of it: examples, and how they become batches and losses.
 
     Args:
         train: what is trained on.
@@ -60,7 +59,15 @@ class SpeechObjective:
         encoder: on the run's device, computes the states of audio shards; None where states are cached.
         rate: encoder states per embedding.
         prompt: positions of the LLM that an utterance takes beside its speech and its answer.
+
+    Attributes:
+        module: a batch -> name -> (summed loss, tokens).
+        weights: name -> weight of that loss per token.
+        reader: (epoch, indices) -> a micro-batch.
     """
+
+    module: nn.Module
+    weights: dict[str, float]
 
     def __init__(
         self,
@@ -81,8 +88,24 @@ class SpeechObjective:
             )
         self.reader = Reader(train, encoder, augmenter if augmenter.active else None)
 
+    @abstractmethod
+    def groups(self) -> list[dict]:
+        """Parameter groups; "lr_scale" multiplies the schedule."""
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """name -> tokens of its losses, known before any of them is computed."""
+
+    @abstractmethod
+    def work(self, batch: Batch) -> tuple[Fill, float]:
+        """How the batch that just went through filled the model, and the floating-point operations of its training."""
+
+    @abstractmethod
+    def evaluate(self, processes: Processes, in_step: bool = False, step: int = 0) -> dict[str, float]:
+        """Dev scores; "criterion" (lower is better) chooses the checkpoints that are kept."""
+
     def plan(self, epoch: int, processes: int = 1) -> list[list[int]]:
-        """The micro-batches of an epoch, as indices into `train`."""
+        """The micro-batches of an epoch, as indices into `train`: a function of the two numbers alone."""
         settings = {"stack": self.rate, "prompt": self.prompt, "seed": self.config.seed}
         return plan_epoch(self.train, self.config.data, **settings, epoch=epoch, processes=processes)
 
@@ -150,11 +173,9 @@ class WarmStart(SpeechObjective):
         return [{"params": list(self.module.parameters()), "lr_scale": 1.0}]
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Target tokens."""
         return {"ctc": sum(len(target) for target in batch.targets)}
 
     def work(self, batch: Batch) -> tuple[Fill, float]:
-        """How the batch filled the adapter, and the floating-point operations of its training."""
         sizes = (batch.lengths // self.rate).clamp_min(1)
         fill = Fill(int(sizes.sum()), 0, int(len(sizes) * sizes.max()))
         trained = sum(p.numel() for p in self.module.parameters()) + self.module.head.rows.numel()
@@ -172,8 +193,7 @@ class WarmStart(SpeechObjective):
                 texts.append((example.utt, self.tokenizer.decode(example.transcript), self.tokenizer.decode(ids)))
         if not in_step:
             sums, texts = processes.sums(sums), processes.gather_all(texts)
-        refs, hyps = {utt: ref for utt, ref, _ in texts}, {utt: hyp for utt, _, hyp in texts}
-        wer = error_rate(refs, hyps, unit="word", normaliser=get_normaliser("whisper-en")).rate
+        wer = error_rate(*_sides(texts), unit="word", normaliser=get_normaliser("whisper-en")).rate
         return {"loss": sums["loss"] / max(sums["tokens"], 1), "wer": wer, "criterion": wer}
 
 
@@ -215,14 +235,13 @@ class Instruct(SpeechObjective):
         return counts
 
     def work(self, batch: Batch) -> tuple[Fill, float]:
-        """How the batch filled the LLM, and the floating-point operations of its training."""
         answers = sum(len(answer) for answer in batch.answers)
         return self.module.fill, training_flops(self.module, self.module.fill, answers)
 
     def evaluate(self, processes: Processes, in_step: bool = False, step: int = 0) -> dict[str, float]:
         """Dev loss per answer token; WER of the asr and BLEU of the ast utterances, generated."""
         sums = {"loss": 0.0, "tokens": 0}
-        texts: list[tuple[str, str, str, str]] = []
+        texts: dict[str, list[tuple[str, str, str]]] = {"asr": [], "ast": []}
         for some, batch in self.dev_batches(self.config.data.batch_utts, processes, in_step):
             loss, tokens = self.module(batch)["ce"]
             sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
@@ -231,19 +250,20 @@ class Instruct(SpeechObjective):
                 task = "ast" if example.task == "ast" else "asr"
                 reference = self.module.tokenizer.decode(example.answer[:-1])
                 ref, hyp = (self.module.prompt.parts(text, example.task)[task] for text in (reference, found[0].text))
-                texts.append((task, example.utt, ref, hyp))
+                texts[task].append((example.utt, ref, hyp))
         if not in_step:
-            sums, texts = processes.sums(sums), processes.gather_all(texts)
+            sums = processes.sums(sums)
+            texts = {task: processes.gather_all(some) for task, some in texts.items()}
         scores = {"loss": sums["loss"] / max(sums["tokens"], 1)}
-
-        def sides(task: str) -> tuple[dict[str, str], dict[str, str]]:
-            found = [one[1:] for one in texts if one[0] == task]
-            return {utt: ref for utt, ref, _ in found}, {utt: hyp for utt, _, hyp in found}
-
-        if any(task == "asr" for task, *_ in texts):
+        if texts["asr"]:
             normaliser = get_normaliser("whisper-en")
-            scores["wer"] = error_rate(*sides("asr"), unit="word", normaliser=normaliser).rate
-        if any(task == "ast" for task, *_ in texts):
-            scores["bleu"] = translation(*sides("ast"), normaliser=get_normaliser("none")).bleu.score
+            scores["wer"] = error_rate(*_sides(texts["asr"]), unit="word", normaliser=normaliser).rate
+        if texts["ast"]:
+            scores["bleu"] = translation(*_sides(texts["ast"]), normaliser=get_normaliser("none")).bleu.score
         # A recogniser is chosen by its errors, a mere translator by its loss (dev BLEU is noisy).
         return {**scores, "criterion": scores.get("wer", scores["loss"])}
+
+
+def _sides(texts: list[tuple[str, str, str]]) -> tuple[dict[str, str], dict[str, str]]:
+    """References and hypotheses by utterance."""
+    return {utt: ref for utt, ref, _ in texts}, {utt: hyp for utt, _, hyp in texts}

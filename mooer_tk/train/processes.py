@@ -4,12 +4,10 @@ Started by torchrun, by the deepspeed launcher or by Slurm's srun, which all say
 there is one process.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -36,7 +34,7 @@ class Processes:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def join(cls) -> Processes:
+    def join(cls) -> Self:
         """Read the environment and meet the others; a second call in the same process meets the same ones."""
         tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
         if "RANK" not in os.environ and tasks > 1:

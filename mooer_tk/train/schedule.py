@@ -1,7 +1,5 @@
 """Learning rates by step."""
 
-from __future__ import annotations
-
 import math
 
 from mooer_tk.config import OptimConfig

@@ -1,7 +1,5 @@
 """What a run tells of itself: train.jsonl, TensorBoard, tokens and operations per second, memory, time left."""
 
-from __future__ import annotations
-
 import json
 import resource
 import time

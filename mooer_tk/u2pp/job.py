@@ -13,12 +13,13 @@ from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint
 from mooer_tk.encoders.log_mel import LogMel
 from mooer_tk.errors import UserError
+from mooer_tk.model_dir import model_files
 from mooer_tk.progress import log
 from mooer_tk.train.batches import Reader
 from mooer_tk.train.checkpoints import average
 from mooer_tk.train.examples import Example, Source, load_examples, state_statistics
 from mooer_tk.u2pp.config import U2ppConfig
-from mooer_tk.u2pp.model import U2pp, load_model, model_files, save_model
+from mooer_tk.u2pp.model import U2pp, load_model, save_model
 from mooer_tk.u2pp.objective import BareText, U2ppObjective
 from mooer_tk.u2pp.units import Units
 

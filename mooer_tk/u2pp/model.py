@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mooer_tk import __version__
@@ -22,6 +21,7 @@ from mooer_tk.config import dump, load_config
 from mooer_tk.data.atomic import replacing_dir, write_json, write_text
 from mooer_tk.errors import UserError
 from mooer_tk.llm.speech_llm import Batch, Fill
+from mooer_tk.model_dir import U2PP, is_u2pp, model_folder
 from mooer_tk.moe.layer import BALANCE, Z_LOSS, mixtures
 from mooer_tk.moe.upcycle import freeze_all_but_experts, train_experts_only
 from mooer_tk.precision import autocast
@@ -29,9 +29,8 @@ from mooer_tk.u2pp.config import LossConfig, ModelConfig, U2ppConfig
 from mooer_tk.u2pp.decoder import Decoder
 from mooer_tk.u2pp.encoder import ConformerEncoder, draw_chunk, encoder_frames
 from mooer_tk.u2pp.units import BLANK, Units
-from mooer_tk.weights import load_strictly
+from mooer_tk.weights import load_strictly, read_tensors
 
-SYSTEM = "u2pp"
 CTC, LEFT, RIGHT = "ctc", "l2r", "r2l"
 
 
@@ -138,26 +137,7 @@ def save_model(folder: Path, config: U2ppConfig, units: Path, weights: dict[str,
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in weights.items()}, target / "model.safetensors"
         )
-        write_json(target / "info.json", {"mooer_tk": __version__, "system": SYSTEM, **info})
-
-
-def model_folder(folder: Path | str) -> Path:
-    """The model's own directory: `exp/NAME` is what people have at hand, the model lies below it."""
-    folder = Path(folder)
-    return folder / "model" if (folder / "model" / "info.json").is_file() else folder
-
-
-def model_files(folder: Path | str) -> list[Path]:
-    """The files that make up a model, for fingerprints of what is computed with it."""
-    return sorted(path for path in model_folder(folder).iterdir() if path.is_file())
-
-
-def is_u2pp(folder: Path | str) -> bool:
-    """Whether a directory holds a model of this kind."""
-    try:
-        return json.loads((model_folder(folder) / "info.json").read_text(encoding="utf-8"))["system"] == SYSTEM
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        write_json(target / "info.json", {"mooer_tk": __version__, "system": U2PP, **info})
 
 
 def read_weights(folder: Path | str) -> dict[str, Tensor]:
@@ -170,10 +150,7 @@ def read_weights(folder: Path | str) -> dict[str, Tensor]:
         raise UserError(
             f"{folder} holds no U2++ model (info.json): give exp/NAME after its training has been exported."
         )
-    try:
-        return load_file(model_folder(folder) / "model.safetensors")
-    except Exception as error:  # safetensors raises its own kinds, all of them about this file
-        raise UserError(f"cannot read the weights in {folder}: {error}. Export the model again.") from error
+    return read_tensors(model_folder(folder) / "model.safetensors", "Export the model again.")
 
 
 def load_model(folder: Path | str) -> tuple[U2pp, U2ppConfig, Units]:

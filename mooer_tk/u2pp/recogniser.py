@@ -16,9 +16,10 @@ from mooer_tk.decode.directory import decode_shards
 from mooer_tk.decode.files import PIECE_SECONDS, Transcript, cut_at_quiet
 from mooer_tk.encoders.log_mel import LogMel
 from mooer_tk.errors import UserError
+from mooer_tk.model_dir import model_files, model_folder
 from mooer_tk.progress import log
 from mooer_tk.u2pp.config import U2ppConfig
-from mooer_tk.u2pp.model import load_model, model_files, model_folder
+from mooer_tk.u2pp.model import load_model
 from mooer_tk.u2pp.search import Found, search
 
 

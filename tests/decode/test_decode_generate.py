@@ -8,8 +8,7 @@ import torch
 from mooer_tk.config import DecodeConfig
 from mooer_tk.decode import ctc_prefix
 from mooer_tk.decode.directory import make_batch
-from mooer_tk.decode.generate import generate
-from mooer_tk.decode.guards import LengthCap, caps
+from mooer_tk.decode.generate import LengthCap, caps, generate
 
 FRAMES = {"a": 5, "b": 60, "c": 33, "d": 18, "e": 47, "f": 2}
 # A random model ends by chance: enough of a bias that some answers end by themselves and some by the cap.

@@ -8,7 +8,7 @@ from mooer_tk.config import EncoderConfig
 from mooer_tk.encoders.paraformer import ParaformerEncoder, read_weights, sinusoids
 from mooer_tk.encoders.table import build_encoder
 from mooer_tk.errors import UserError
-from mooer_tk.features.cmvn import CMVN, write_cmvn
+from mooer_tk.features.cmvn import CMVN
 
 SMALL = {"size": 32, "inner": 48, "layers": 4, "kernel": 5}
 
@@ -22,17 +22,6 @@ def cmvn():
 def make(cmvn, seed=0, **shape):
     torch.manual_seed(seed)
     return ParaformerEncoder(cmvn, **(shape or SMALL)).freeze()
-
-
-def save(folder, encoder, cmvn, name="paraformer-encoder.pth", prefix="", extra=None):
-    if not prefix:
-        encoder.save(folder)
-        return folder
-    folder.mkdir(exist_ok=True)
-    weights = {prefix + key: value for key, value in encoder.state_dict().items()}
-    torch.save({**weights, **(extra or {})}, folder / name)
-    write_cmvn(folder / "am.mvn", cmvn)
-    return folder
 
 
 def by_formula(encoder, features, heads=4):
@@ -103,22 +92,25 @@ def test_padding_never_changes_a_real_frame(cmvn, waves):
         torch.testing.assert_close(row[: len(one)], alone[0], atol=1e-4, rtol=0)
 
 
-def test_the_full_shape_is_the_papers_and_survives_its_released_file(cmvn, tmp_path, waves):
+def test_the_full_shape_is_the_papers_and_survives_its_released_file(cmvn, tmp_path, waves, write_paraformer):
     torch.manual_seed(0)
     encoder = ParaformerEncoder(cmvn).freeze()
     assert sum(p.numel() for p in encoder.parameters()) == 157_975_648
-    again = build_encoder(EncoderConfig("paraformer", str(save(tmp_path / "p", encoder, cmvn)), precision="float32"))
+    folder = write_paraformer(tmp_path / "p", encoder)
+    again = build_encoder(EncoderConfig("paraformer", str(folder), precision="float32"))
     samples = next(iter(waves.values()))
     (before,), (after,) = encoder.encode([samples]), again.encode([samples])
     assert before.shape == (-(-((len(samples) - 400) // 160 + 1) // 6), 512)
     np.testing.assert_array_equal(before, after)
 
 
-def test_funasrs_whole_recogniser_loads_too(cmvn, tmp_path):
+def test_funasrs_whole_recogniser_loads_too(cmvn, tmp_path, write_mvn):
     encoder = make(cmvn)
+    weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     extra = {"decoder.embed.0.weight": torch.zeros(3), "predictor.cif_output.bias": torch.zeros(1)}
-    folder = save(tmp_path / "f", encoder, cmvn, "model.pt", "encoder.", extra)
-    again = ParaformerEncoder.load(folder)
+    torch.save({**weights, **extra}, tmp_path / "model.pt")
+    write_mvn(tmp_path / "am.mvn", cmvn)
+    again = ParaformerEncoder.load(tmp_path)
     assert all(
         torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), again.state_dict().values(), strict=True)
     )
@@ -136,8 +128,8 @@ def test_funasrs_whole_recogniser_loads_too(cmvn, tmp_path):
         (lambda w: w.pop("after_norm.weight"), "no key 'after_norm.weight'"),
     ],
 )
-def test_keys_that_do_not_fit_are_named(cmvn, tmp_path, spoil, word):
-    folder = save(tmp_path / "p", make(cmvn), cmvn)
+def test_keys_that_do_not_fit_are_named(cmvn, tmp_path, write_paraformer, spoil, word):
+    folder = write_paraformer(tmp_path / "p", make(cmvn))
     weights = read_weights(folder / "paraformer-encoder.pth")
     spoil(weights)
     torch.save(weights, folder / "paraformer-encoder.pth")
@@ -150,8 +142,8 @@ class Evil:
         return (print, ("code from a file ran",))
 
 
-def test_a_file_that_would_run_code_is_refused(cmvn, tmp_path, capsys):
-    folder = save(tmp_path / "p", make(cmvn), cmvn)
+def test_a_file_that_would_run_code_is_refused(cmvn, tmp_path, write_paraformer, capsys):
+    folder = write_paraformer(tmp_path / "p", make(cmvn))
     torch.save({"a": Evil()}, folder / "paraformer-encoder.pth")
     with pytest.raises(UserError, match=r"(?s)cannot read .*Bring the file again"):
         ParaformerEncoder.load(folder)

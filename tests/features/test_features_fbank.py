@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mooer_tk.errors import UserError
-from mooer_tk.features.cmvn import CMVN, read_cmvn, write_cmvn
+from mooer_tk.features.cmvn import CMVN, read_cmvn
 from mooer_tk.features.fbank import fbank, low_frame_rate
 
 
@@ -80,9 +80,9 @@ def test_low_frame_rate_stacks_and_company_changes_nothing(m, n):
         np.testing.assert_array_equal(row[:count], expected)
 
 
-def test_cmvn_survives_its_file_and_is_shift_then_scale(tmp_path):
+def test_cmvn_survives_its_file_and_is_shift_then_scale(tmp_path, write_mvn):
     cmvn = CMVN(torch.randn(560), torch.rand(560) + 0.1)
-    write_cmvn(tmp_path / "am.mvn", cmvn)
+    write_mvn(tmp_path / "am.mvn", cmvn)
     again = read_cmvn(tmp_path / "am.mvn")
     assert torch.equal(again.shift, cmvn.shift) and torch.equal(again.scale, cmvn.scale)
     features = torch.randn(2, 3, 560)

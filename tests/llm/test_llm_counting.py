@@ -12,13 +12,6 @@ PAPER = {"encoder": 157_975_648, "adapter": 9_442_816, "lora": 161_480_704, "llm
 CONF = Path(__file__).resolve().parents[2] / "egs/mt5k/mooer/conf/mooer_7b.yaml"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def offline():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOOER_OFFLINE", "1")
-        yield
-
-
 @pytest.fixture(scope="module")
 def config():
     return load_config(CONF)

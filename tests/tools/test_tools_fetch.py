@@ -140,6 +140,13 @@ def test_a_hub_that_does_not_answer_fails_fast(tmp_path: Path) -> None:
     assert time.monotonic() - before < 20
 
 
+def test_offline_is_told_at_once(hub: str, tmp_path: Path) -> None:
+    done = fetch("org/toy", tmp_path, hub, MOOER_OFFLINE="1")
+    assert done.returncode == 2
+    assert "hub: org/toy is not downloaded and this run is offline" in done.stderr
+    assert Hub.requested == []
+
+
 def test_packages_before_the_hub_are_taken_first(hub: str, tmp_path: Path) -> None:
     """The package is there, and so is the hub: the user's order decides, and the core finds what it led to."""
     put_package(tmp_path, "whisper-tiny.en-ct2")

@@ -115,7 +115,9 @@ def test_all_modes_of_a_batch_and_of_its_utterances_alone_agree() -> None:
     both = search(model, features, lengths, config)
     for found, one, length in zip(both, features, lengths, strict=True):
         (alone,) = search(model, one[None, :length], length[None], config)
-        assert {mode: some[0].tokens for mode, some in found.items()} == {m: some[0].tokens for m, some in alone.items()}
+        assert {mode: some[0].tokens for mode, some in found.items()} == {
+            m: some[0].tokens for m, some in alone.items()
+        }
     assert set(both[0]) == set(config.modes)
 
 
@@ -125,7 +127,10 @@ def test_a_penalty_on_the_blank_gives_longer_texts() -> None:
         model.ctc.bias[0] += 3.0
     sizes = []
     for penalty in (0.0, 6.0):
-        ((one,),) = [f["ctc_greedy"] for f in search(model, features, lengths, SearchConfig(["ctc_greedy"], blank_penalty=penalty))]
+        ((one,),) = [
+            f["ctc_greedy"]
+            for f in search(model, features, lengths, SearchConfig(["ctc_greedy"], blank_penalty=penalty))
+        ]
         sizes.append(len(one.tokens))
     assert sizes[1] > sizes[0]
 

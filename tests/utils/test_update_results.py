@@ -8,8 +8,8 @@ from rich.console import Console
 
 from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError
-from mooer_tk.score.tables import print_table, render_table
-from utils.update_results import main, update_table
+from mooer_tk.score.tables import print_table
+from utils.update_results import main, render_table, update_table
 
 
 def row(system, test_set, wer, **more):

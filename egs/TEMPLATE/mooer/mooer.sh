@@ -102,6 +102,7 @@ if begin 2 "pseudo-labels by $teacher"; then
       # shellcheck disable=SC2086  # tasks are two words on purpose
       tee_log label mooer label "data/$lang/$part" "data/$lang/${part}_pl" \
         --teacher "$teacher" --language "$lang" --tasks $tasks --max-skip "$max_skip"
+      "$MOOER_ROOT/utils/label_report.py" "data/$lang/$part" "data/$lang/${part}_pl"
       cat "data/$lang/${part}_pl/report.md" >>"$exp/log/label_reports.md"
     done
   done

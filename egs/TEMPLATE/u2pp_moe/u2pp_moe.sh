@@ -86,6 +86,7 @@ if begin 2 "labels ($labels)"; then
     for dir in "${dirs[@]}"; do
       [[ $dir == tts/* ]] && continue
       tee_log label mooer label "data/$dir" "data/${dir}_pl" --teacher "$teacher" --language "$language" --max-skip "$max_skip"
+      "$MOOER_ROOT/utils/label_report.py" "data/$dir" "data/${dir}_pl"
     done
   fi
 fi
