@@ -40,7 +40,7 @@ help: ## list the targets
 	@echo 'usage: make TARGET [VENV=.venv] [PYTHON=python3.11]'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 
-install: ## make the environment in .venv (EXTRAS=dev,label,deepspeed,espnet)
+install: ## make the environment in .venv (EXTRAS=dev,label,deepspeed,espnet,corpora)
 	@$(INSTALL) $(if $(EXTRAS),--extras "$(EXTRAS)")
 
 demo: ## install, then run the small recipe egs/asterisk/mooer from data to scores (DEMO_OPTS="...")

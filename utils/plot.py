@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -35,7 +36,7 @@ from mooer_tk.errors import UserError, exit_status
 
 LENGTH_EDGES = (1, 3, 6, 11, 16, 21, 31, 51, 101)
 """First reference length of each bin, in units of the metric; the last bin is open."""
-EXPERT_COLUMNS = ["step", "layer", "expert", "share"]
+EXPERT_COLUMNS = {"step": int, "layer": str, "expert": int, "share": float}
 NUMBERED_EXPERTS = 16
 """Up to so many experts the heat map has its numbers in it."""
 
@@ -133,7 +134,8 @@ def plot_errors(score: Path) -> Path:
     path = score / "error_by_length.png"
     name, unit = _metric(score)
     kinds = ("substitutions", "deletions", "insertions")
-    table = _read_tsv(score / "per_utt.tsv", [*kinds, "ref_length"], "Score the set again.")
+    columns = dict.fromkeys([*kinds, "ref_length"], float)
+    table = np.array(_read_tsv(score / "per_utt.tsv", columns, "Score the set again."))
     counts, lengths = table[:, :3].astype(np.int64), table[:, 3].astype(np.int64)
     bins = np.searchsorted(LENGTH_EDGES, lengths, side="right") - 1
     present = sorted(set(bins.tolist()))
@@ -186,13 +188,14 @@ def plot_experts(run: Path) -> Path:
     """
     path = run / "expert_load.png"
     table = _read_tsv(run / "expert_load.tsv", EXPERT_COLUMNS, "Only a run with a mixture of experts writes it.")
-    steps: dict[int, dict[tuple[int, int], float]] = {}
+    steps: dict[int, dict[tuple[str, int], float]] = {}
     for step, layer, expert, share in table:
-        steps.setdefault(int(step), {})[int(layer), int(expert)] = 100 * share
+        steps.setdefault(step, {})[layer, expert] = 100 * share
     whole = max(len(loads) for loads in steps.values())
     steps = {step: loads for step, loads in sorted(steps.items()) if len(loads) == whole}
     last, loads = list(steps.items())[-1]
-    layers, experts = (sorted({place[axis] for place in loads}) for axis in (0, 1))
+    # Layers in the order of the file, which is that of the model.
+    layers, experts = list(dict.fromkeys(layer for layer, _ in loads)), sorted({expert for _, expert in loads})
     shares = np.array([[loads.get((layer, expert), math.nan) for expert in experts] for layer in layers])
     with _figure(path) as figure:
         width, height = max(7.0, 2.2 + 0.5 * min(len(experts), NUMBERED_EXPERTS)), 1.2 + 0.32 * max(len(layers), 3)
@@ -240,8 +243,8 @@ def _metric(score: Path) -> tuple[str, str]:
     return metric.upper(), {"wer": "word", "cer": "character"}[metric]
 
 
-def _read_tsv(path: Path, columns: list[str], otherwise: str) -> np.ndarray:
-    """The numbers in some columns of a table with a head, shape (N, columns); lines that were torn are passed over.
+def _read_tsv(path: Path, columns: dict[str, type], otherwise: str) -> list[list[Any]]:
+    """Some columns of a table with a head, each as a value of its type; lines that were torn are passed over.
 
     Raises:
         UserError: no such table, a column is missing, or no line; the message ends with `otherwise`.
@@ -256,12 +259,12 @@ def _read_tsv(path: Path, columns: list[str], otherwise: str) -> np.ndarray:
     for number, line in enumerate(lines, 2):
         cells = line.split("\t")
         try:
-            rows.append([float(cells[place]) for place in places])
+            rows.append([kind(cells[place]) for place, kind in zip(places, columns.values(), strict=True)])
         except (ValueError, IndexError):
             log.warning("%s:%d: passed over, it is no whole line", path, number)
     if not rows:
         raise UserError(f"there is nothing to draw in {path}. {otherwise}")
-    return np.array(rows)
+    return rows
 
 
 def _bin_label(b: int) -> str:
@@ -320,14 +323,14 @@ def _draw_dev(axes: Axes, curve: dict[int, float] | None) -> None:
     axes.plot(steps, values, label=f"dev, last {values[-1]:.4g}", **style)
 
 
-def _draw_heat(axes: Axes, shares: np.ndarray, layers: list[int], experts: list[int]) -> None:
+def _draw_heat(axes: Axes, shares: np.ndarray, layers: list[str], experts: list[int]) -> None:
     """Shares in percent, shape (layers, experts), coloured by how far they are from even."""
     even = 100 / len(experts)
     scale = TwoSlopeNorm(vmin=0, vcenter=even, vmax=max(2 * even, float(np.nanmax(shares))))
     image = axes.imshow(shares, cmap="RdBu_r", norm=scale, aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="share of tokens [%]")
     axes.grid(visible=False)
-    axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.set_yticks(range(len(layers)), layers)
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
     if len(experts) > NUMBERED_EXPERTS:

@@ -4,8 +4,6 @@ With --stream a U2++ model tells what it hears while the audio arrives; - is raw
   arecord -q -t raw -f S16_LE -r 16000 | mooer transcribe - --stream --model exp/u2pp
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -72,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _stream(args: argparse.Namespace, recogniser: Recogniser) -> int:
+def _stream(args: argparse.Namespace, recogniser: "Recogniser") -> int:
     """Feed every file in pieces of a tenth of a second, and print what is heard, line by line."""
     from mooer_tk.u2pp.stream import Stream
 

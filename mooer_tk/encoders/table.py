@@ -21,7 +21,7 @@ ENCODERS = {
     "w2v-bert": _self_supervised,
     "hubert": _self_supervised,
     "wav2vec2": _self_supervised,
-    "u2pp": lambda c: U2ppEncoder(resolve_model(c.model).path, c.precision),
+    "u2pp": lambda c: U2ppEncoder(c.model, c.precision),
     "espnet": lambda c: ESPnetEncoder.load(c.model, c.precision),
 }
 

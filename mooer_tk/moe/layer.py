@@ -5,8 +5,6 @@ Frames are sorted by expert and every expert multiplies its own stretch, so that
 layers, whatever the number of experts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """UME (arXiv 2412.17507): a trained dense model grows into a mixture of experts that starts with the same output."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -111,7 +111,7 @@ class Trainer:
 
     def _one_step(self, turns: Iterator[tuple[Batch, Place]]) -> tuple[dict, dict, dict] | None:
         """Summed losses, tokens and facts of one optimizer step of all processes; None when it was passed over."""
-        self.objective.begin_step(self.step)
+        self.objective.step = self.step
         self.objective.module.train()
         device = self.processes.device
         batches, places = zip(*(next(turns) for _ in range(self.config.accumulate)), strict=True)
@@ -205,7 +205,7 @@ class Trainer:
         self.objective.module.eval()
         # Generation and dropout-free passes must not shift the training's random numbers.
         with torch.random.fork_rng(), torch.no_grad():
-            found = self.objective.evaluate(self.processes, self.engine.in_step, self.step)
+            found = self.objective.evaluate(self.processes, self.engine.in_step)
         scores = {name: round(value, 4) for name, value in found.items()}
         if self.journal:
             self.journal.add({"kind": "dev", "step": self.step, "epoch": self.place[0], **scores})

@@ -64,10 +64,12 @@ class SpeechObjective(ABC):
         module: a batch -> name -> (summed loss, tokens).
         weights: name -> weight of that loss per token.
         reader: (epoch, indices) -> a micro-batch.
+        step: steps taken before the present one; the loop keeps it.
     """
 
     module: nn.Module
     weights: dict[str, float]
+    step: int = 0
 
     def __init__(
         self,
@@ -101,16 +103,13 @@ class SpeechObjective(ABC):
         """How the batch that just went through filled the model, and the floating-point operations of its training."""
 
     @abstractmethod
-    def evaluate(self, processes: Processes, in_step: bool = False, step: int = 0) -> dict[str, float]:
+    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
         """Dev scores; "criterion" (lower is better) chooses the checkpoints that are kept."""
 
     def plan(self, epoch: int, processes: int = 1) -> list[list[int]]:
         """The micro-batches of an epoch, as indices into `train`: a function of the two numbers alone."""
         settings = {"stack": self.rate, "prompt": self.prompt, "seed": self.config.seed}
         return plan_epoch(self.train, self.config.data, **settings, epoch=epoch, processes=processes)
-
-    def begin_step(self, step: int) -> None:
-        """Every step is like the others."""
 
     def heaviest_first(self, plan: list[list[int]]) -> list[list[int]]:
         """The batches of a plan, those with the most positions first."""
@@ -181,7 +180,7 @@ class WarmStart(SpeechObjective):
         trained = sum(p.numel() for p in self.module.parameters()) + self.module.head.rows.numel()
         return fill, 6.0 * trained * fill.positions
 
-    def evaluate(self, processes: Processes, in_step: bool = False, step: int = 0) -> dict[str, float]:
+    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
         """Dev CTC loss and CTC-greedy WER against the dev transcripts."""
         sums = {"loss": 0.0, "tokens": 0}
         texts: list[tuple[str, str, str]] = []
@@ -238,7 +237,7 @@ class Instruct(SpeechObjective):
         answers = sum(len(answer) for answer in batch.answers)
         return self.module.fill, training_flops(self.module, self.module.fill, answers)
 
-    def evaluate(self, processes: Processes, in_step: bool = False, step: int = 0) -> dict[str, float]:
+    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
         """Dev loss per answer token; WER of the asr and BLEU of the ast utterances, generated."""
         sums = {"loss": 0.0, "tokens": 0}
         texts: dict[str, list[tuple[str, str, str]]] = {"asr": [], "ast": []}

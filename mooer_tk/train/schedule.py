@@ -5,7 +5,7 @@ import math
 from mooer_tk.config import OptimConfig
 from mooer_tk.errors import UserError, nearest
 
-SCHEDULES = ("cosine", "warmup_decay", "constant")
+SCHEDULES = ("cosine", "warmup_decay", "constant", "inverse_sqrt")
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
@@ -14,6 +14,7 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     cosine: a linear warm-up, then a cosine to `min_lr_share` of the peak. constant: a linear warm-up, the peak, and
     from `decay_from` on a line to `min_lr_share` of it. warmup_decay: DeepSpeed's WarmupDecayLR, a logarithmic
     warm-up, ln(step) / ln(warmup_steps) of the peak, then a line to 0 at `decay_steps` (MooER's schedule).
+    inverse_sqrt: a linear warm-up, then the peak times sqrt(warmup_steps / step) (WeNet's warmuplr, Noam's).
 
     Raises:
         UserError: an unknown schedule.
@@ -27,6 +28,8 @@ def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
         return config.lr * max(0.0, (end - step) / max(end - config.warmup_steps, 1))
     if step <= config.warmup_steps:
         return config.lr * step / config.warmup_steps
+    if config.schedule == "inverse_sqrt":
+        return config.lr * math.sqrt(config.warmup_steps / step)
     if config.schedule == "constant":
         begin = config.decay_from * steps
         fall = max(0.0, (step - begin) / max(steps - begin, 1))

@@ -1,7 +1,5 @@
 """Attention of the Conformer, with relative positions, and of the Transformer decoders."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The YAML of a U2++ experiment (`system: u2pp`): the model's shape, its training, its search."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from mooer_tk.config import TrainConfig

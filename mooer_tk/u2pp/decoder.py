@@ -1,7 +1,5 @@
 """The attention decoders of U2++: Transformers that spell left to right, or right to left."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

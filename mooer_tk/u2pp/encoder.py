@@ -4,8 +4,6 @@ One model hears whole utterances, or chunk by chunk: in training the chunk is dr
 arXiv 2012.05481, section 3.2; U2++, arXiv 2106.05642).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +66,14 @@ class Convolution(nn.Module):
         return self.outward(nn.functional.silu(found)), x[:, :, x.shape[2] - past :]
 
 
+@dataclass
+class LayerCache:
+    """What a layer keeps: keys and values (2, B, heads, P, D / heads), and convolution inputs (B, D, kernel - 1)."""
+
+    known: Tensor
+    past: Tensor
+
+
 class ConformerLayer(nn.Module):
     """Half a feed-forward layer, attention, convolution, the other half, each behind a LayerNorm (arXiv 2005.08100)."""
 
@@ -89,14 +95,6 @@ class ConformerLayer(nn.Module):
         x = x + self.dropout(found)
         x = x + 0.5 * self.dropout(self.ffn(after(x), inside))
         return last(x), LayerCache(known, past)
-
-
-@dataclass
-class LayerCache:
-    """What a layer keeps: keys and values (2, B, heads, P, D / heads), and convolution inputs (B, D, kernel - 1)."""
-
-    known: Tensor
-    past: Tensor
 
 
 class ConformerEncoder(nn.Module):

@@ -1,7 +1,5 @@
 """A training run of U2++: what its command line asks for, the objective it becomes, and the model it leaves."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass
 from pathlib import Path

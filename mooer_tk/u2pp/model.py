@@ -5,12 +5,10 @@
         model.safetensors    all weights, the statistics of its features among them
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import save_file
@@ -58,12 +56,12 @@ class U2pp(nn.Module):
         self.loss, self.precision, self.fill = LossConfig(), "float32", Fill(0, 0, 0)
         self.ctc_only = False
 
-    def freeze_dense(self) -> U2pp:
+    def freeze_dense(self) -> Self:
         """Train experts and routers alone from now on (UME)."""
         freeze_all_but_experts(self)
         return self
 
-    def train(self, mode: bool = True) -> U2pp:
+    def train(self, mode: bool = True) -> Self:
         """Switch modes; around frozen weights dropout stays off."""
         if all(parameter.requires_grad for parameter in self.parameters()):
             return super().train(mode)

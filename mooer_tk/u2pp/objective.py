@@ -1,7 +1,5 @@
 """Training U2++ in the common loop: log-mel features of audio shards in, the joint loss and the dev error rate out."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,20 +69,17 @@ class U2ppObjective(SpeechObjective):
         """One group: what is not frozen."""
         return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr_scale": 1.0}]
 
-    def begin_step(self, step: int) -> None:
-        """The first steps are CTC's alone, where the config says so."""
-        self.module.ctc_only = step < self.ctc_only_steps
-
     def counts(self, batch: Batch) -> dict[str, int]:
         """Units for CTC, units and ends for the decoders, layers for the router's losses."""
         units = sum(map(len, batch.answers))
         ended, layers = units + len(batch.answers), len(mixtures(self.module))
         counts = {CTC: units, BALANCE: layers, Z_LOSS: layers}
-        counts |= {} if self.module.ctc_only else {LEFT: ended, RIGHT: ended}
+        counts |= {} if self.step < self.ctc_only_steps else {LEFT: ended, RIGHT: ended}
         return {name: count for name, count in counts.items() if self.weights[name]}
 
     def ready(self, batch: Batch, device: torch.device) -> Batch:
-        """Pad the features and bring them to the device."""
+        """Pad the features and bring them to the device; the first steps are CTC's alone, where the config says so."""
+        self.module.ctc_only = self.step < self.ctc_only_steps
         batch.states = torch.nn.utils.rnn.pad_sequence(batch.features, batch_first=True).to(device)
         batch.lengths = torch.tensor([len(one) for one in batch.features], device=device)
         return batch
@@ -93,8 +88,8 @@ class U2ppObjective(SpeechObjective):
         """How the batch filled the encoder, and the floating-point operations of its training; experts by top-k."""
         return self.module.fill, 6.0 * active(self.module.encoder.layers) * self.module.fill.positions
 
-    def evaluate(self, processes: Processes, in_step: bool = False, step: int = 0) -> dict[str, float]:
-        """Dev loss of the left-to-right decoder per unit, WER of the CTC's best path; the experts' load is written."""
+    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
+        """Dev loss of the left-to-right decoder per unit, errors of CTC's best path; writes the experts' load."""
         load = self._take_load(processes)
         sums = {"loss": 0.0, "tokens": 0}
         texts: list[tuple[str, str, str]] = []
@@ -111,11 +106,12 @@ class U2ppObjective(SpeechObjective):
         if not in_step:
             sums, texts = processes.sums(sums), processes.gather_all(texts)
         refs, hyps = {utt: ref for utt, ref, _ in texts}, {utt: hyp for utt, _, hyp in texts}
-        wer = error_rate(refs, hyps, unit="word", normaliser=get_normaliser("target-en")).rate
-        scores = {"loss": sums["loss"] / max(sums["tokens"], 1), "wer": wer, "criterion": wer}
         if self.out and load:
-            self._write_load(load, step)
-        return scores
+            self._write_load(load, self.step + 1)
+        as_target = get_normaliser("target-en")
+        wer, cer = (error_rate(refs, hyps, unit=u, normaliser=as_target).rate for u in ("word", "character"))
+        # Characters tell early models apart, and languages without blanks at all.
+        return {"loss": sums["loss"] / max(sums["tokens"], 1), "wer": wer, "cer": cer, "criterion": cer}
 
     def _take_load(self, processes: Processes | None) -> dict[str, list[float]]:
         """Frames of every expert since the last call, over all processes, by layer; None drops them."""

@@ -1,7 +1,5 @@
 """A trained U2++ model at work: waves, files or shards of audio in, hypotheses out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The four searches of U2++: CTC greedy, CTC prefix beam, attention, and attention rescoring of the CTC's n-best."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from dataclasses import dataclass

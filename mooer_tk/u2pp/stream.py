@@ -1,7 +1,5 @@
 """Recognition while the audio arrives: chunks of the encoder with caches, a growing prefix beam, and endpoints."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

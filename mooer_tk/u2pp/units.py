@@ -3,8 +3,6 @@
 utils/make_units.py makes either from the training text.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mooer_tk.errors import UserError

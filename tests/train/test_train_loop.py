@@ -73,7 +73,7 @@ class Toy:
     def work(self, batch):
         return Fill(len(batch.utts), 0, 4), 1e9 * len(batch.utts)
 
-    def evaluate(self, processes, in_step, step):
+    def evaluate(self, processes, in_step):
         return {"loss": self.module.weight.item(), "criterion": self.module.weight.item()}
 
 
@@ -112,7 +112,7 @@ def instruct(model, frames, plan, config):
     ]
     objective = Instruct(model, examples, [], config, DecodeConfig())
     objective.plan = lambda epoch, processes: plan
-    objective.evaluate = lambda processes, in_step, step: {"criterion": 0.0}
+    objective.evaluate = lambda processes, in_step: {"criterion": 0.0}
     return objective
 
 
@@ -161,7 +161,7 @@ def test_evaluation_leaves_the_random_numbers_of_training_alone(tmp_path):
         toy = Toy([[0]])
         drawn[every] = numbers = []
         toy.work = lambda batch, numbers=numbers: numbers.append(torch.rand(()).item()) or (Fill(1, 0, 1), 1.0)
-        toy.evaluate = lambda processes, in_step, step: {"criterion": torch.rand(()).item()}
+        toy.evaluate = lambda processes, in_step: {"criterion": torch.rand(()).item()}
         Trainer(toy, replace(CONFIG, eval_every=every), tmp_path / str(every)).run()
     assert drawn[1] == drawn[100] and len(set(drawn[1])) == 4
 
@@ -255,7 +255,7 @@ def test_so_many_bad_steps_are_passed_over_as_configured_and_named(tmp_path, bad
 def test_it_stops_early_once_the_dev_scores_no_longer_fall_and_again_when_it_is_called_again(tmp_path):
     falling = iter([5.0, 3.0, 4.0, 3.5, 1.0, 1.0, 1.0])
     toy = Toy([[0]])
-    toy.evaluate = lambda processes, in_step, step: {"criterion": next(falling)}
+    toy.evaluate = lambda processes, in_step: {"criterion": next(falling)}
     config = replace(CONFIG, steps=50, eval_every=2, patience=2)
     assert Trainer(toy, config, tmp_path).run() == {"criterion": 3.5}
     assert [line["step"] for line in lines(tmp_path, "dev")] == [2, 4, 6, 8]

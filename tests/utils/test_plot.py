@@ -117,7 +117,9 @@ def write_load(path, steps, tail=""):
 
 def test_the_heat_map_is_of_the_last_step_and_the_extremes_of_all(tmp_path, drawn):
     even = [0.25] * 4
-    steps = {10: {2: even, 5: even}, 20: {2: [0.5, 0.3, 0.2, 0.0], 5: even}, 30: {2: [0.4, 0.3, 0.2, 0.1], 5: even}}
+    first, second = "encoder.layers.9.ffn", "encoder.layers.10.ffn"
+    steps = {10: {first: even}, 20: {first: [0.5, 0.3, 0.2, 0.0]}, 30: {first: [0.4, 0.3, 0.2, 0.1]}}
+    steps = {step: {**loads, second: even} for step, loads in steps.items()}
     write_load(tmp_path / "expert_load.tsv", steps)
     assert plot_experts(tmp_path) == tmp_path / "expert_load.png"
     assert (tmp_path / "expert_load.png").read_bytes().startswith(b"\x89PNG")
@@ -126,7 +128,7 @@ def test_the_heat_map_is_of_the_last_step_and_the_extremes_of_all(tmp_path, draw
     assert image.get_array().tolist() == [[40, 30, 20, 10], [25] * 4]
     assert (image.norm.vcenter, image.norm.vmin) == (25, 0)
     assert [text.get_text() for text in heat.texts] == ["40.0", "30.0", "20.0", "10.0", *["25.0"] * 4]
-    assert [tick.get_text() for tick in heat.get_yticklabels()] == ["2", "5"]
+    assert [tick.get_text() for tick in heat.get_yticklabels()] == [first, second]
     assert heat.get_title(loc="left").endswith("step 30")
     assert curve(extremes, "most") == {10: 25, 20: 50, 30: 40}
     assert curve(extremes, "least") == {10: 25, 20: 0, 30: 10}

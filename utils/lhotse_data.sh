@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# utils/lhotse_data.sh: Kaldi data directories of a corpus that lhotse knows.
+#
+# Usage, in a recipe's directory: utils/lhotse_data.sh [--option value ...] CORPUS FOLDER PART ...
+#   CORPUS   lhotse's name of it, such as aishell or librispeech (lhotse prepare --help lists them)
+#   FOLDER   where the corpus lies
+#   PART     as lhotse calls it; becomes data/PART
+# lhotse is no part of the default installation: make install EXTRAS=corpora
+
+set -euo pipefail
+
+max_utts=0   # utterances of each part; 0 takes all (for tests)
+jobs=4       # threads of lhotse, where it has them
+
+. "$(dirname "${BASH_SOURCE[0]}")/parse_options.sh"
+
+corpus=${1:?"which corpus? see the comments in $0"}
+folder=${2:?"where is $1? see the comments in $0"}
+shift 2
+tools=$(dirname "${BASH_SOURCE[0]}")
+
+command -v lhotse >/dev/null || { echo "lhotse_data.sh: error: lhotse is not installed: make install EXTRAS=corpora" >&2; exit 2; }
+[ -d "$folder" ] || { echo "lhotse_data.sh: error: no corpus in $folder: run stage 0, or link it there" >&2; exit 2; }
+
+manifests=data/manifests
+options=()
+if lhotse prepare "$corpus" --help | grep -q -- --num-jobs; then options+=(--num-jobs "$jobs"); fi
+if lhotse prepare "$corpus" --help | grep -q -- --dataset-parts; then for part in "$@"; do options+=(--dataset-parts "$part"); done; fi
+mkdir -p "$manifests"
+lhotse prepare "$corpus" "$folder" "$manifests" ${options[@]+"${options[@]}"}
+
+for part in "$@"; do
+  recordings=$(find "$manifests" -name "*recordings_$part.jsonl.gz" | head -n 1)
+  supervisions=$(find "$manifests" -name "*supervisions_$part.jsonl.gz" | head -n 1)
+  [ -n "$recordings" ] && [ -n "$supervisions" ] || { echo "lhotse_data.sh: error: $corpus has no part $part in $manifests" >&2; exit 2; }
+  lhotse kaldi export "$recordings" "$supervisions" "data/$part"
+  "$tools/fix_data_dir.sh" "data/$part"
+  if [ "$max_utts" -gt 0 ]; then
+    mv "data/$part" "data/$part.whole"
+    "$tools/subset_data_dir.sh" "data/$part.whole" "$max_utts" "data/$part"
+  fi
+done
