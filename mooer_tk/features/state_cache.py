@@ -14,6 +14,7 @@ from mooer_tk.data.kaldi_dir import DataDir, Utterance
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.encoders.table import build_encoder
+from mooer_tk.model_dir import is_u2pp, model_files
 from mooer_tk.progress import log, track
 
 SHARD_UTTS = 100
@@ -47,7 +48,10 @@ def cache_states(
         UserError: an unsound data directory, or more skipped utterances than `max_skip`.
     """
     utterances = DataDir(data_dir).utterances()
+    # A model of our own may have been trained again in the same place.
+    own = model_files(config.model) if is_u2pp(config.model) and not audio else []
     mark = fingerprint(
+        *own,
         [FORMAT, audio],
         {} if audio else to_dict(config),
         list(SECONDS),

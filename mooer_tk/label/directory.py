@@ -10,7 +10,7 @@ from mooer_tk.data.result_log import ResultLog
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.label.u2pp_teacher import U2ppTeacher
 from mooer_tk.label.whisper_teacher import LONGEST_SECONDS, WhisperTeacher
-from mooer_tk.model_dir import is_u2pp
+from mooer_tk.model_dir import is_u2pp, model_files
 from mooer_tk.progress import log, track
 
 BATCH_UTTS = 4
@@ -35,7 +35,9 @@ def label_directory(
     """
     utterances = DataDir(data_dir).utterances()
     settings = {"teacher": teacher, "language": language, "tasks": tasks, "beam": beam}
-    mark = fingerprint(settings, [(u.utt, u.source, u.start, u.end) for u in utterances])
+    # A model of our own may have been trained again in the same place.
+    own = model_files(teacher) if is_u2pp(teacher) else []
+    mark = fingerprint(settings, *own, [(u.utt, u.source, u.start, u.end) for u in utterances])
     if is_done(out, mark):
         log(f"{out} is up to date")
         return

@@ -41,6 +41,8 @@ def read_job(args: argparse.Namespace) -> U2ppJob:
     config = load_config(args.config, args.set, U2ppConfig)
     if args.init_model:
         config.model = load_model(args.init_model)[1].model
+        if ignored := [one for one in args.set if one.startswith("model.")]:
+            log(f"the model is that of {args.init_model}; without effect: {' '.join(ignored)}")
     sources, dev = ([Source.parse(one) for one in lines] for lines in (args.source, args.dev))
     for source in sources + dev:
         if not ShardReader(source.states).meta.get("audio"):
@@ -49,6 +51,10 @@ def read_job(args: argparse.Namespace) -> U2ppJob:
             )
     if config.loss.freeze and not config.model.moe.experts:
         raise UserError("loss.freeze trains experts alone, and this model has none: start from mooer upcycle.")
+    if config.model.moe.experts and config.train.engine == "deepspeed" and config.train.zero_stage == 3:
+        raise UserError(
+            "ZeRO-3 waits for every expert in every step, and frames choose theirs: set train.zero_stage=2."
+        )
     inputs = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
     inputs += [Path(config.model.units), *(model_files(args.init_model) if args.init_model else [])]
     return U2ppJob(config, sources, dev, fingerprint(essence(config), args.kind, args.source, args.dev, *inputs))

@@ -37,6 +37,7 @@ ast_weight=1      # the same for AST utterances
 both_weight=0     # the same for transcribing and translating in one answer
 tts_weight=1      # share of the TTS sentences that a pass of stage 5 takes; stage 4 takes them all
 max_utts=0       # utterances of each set; 0 takes all (for tests)
+dump=dump         # where encoder states are kept; another encoder needs another place
 max_skip=0.05     # share of unusable utterances that stops a stage
 normaliser=whisper-en # of both sides when English text is scored by WER
 
@@ -81,7 +82,11 @@ states() {
 }
 
 if begin 0 "download"; then
-  "$MOOER_ROOT/tools/fetch.py" "$encoder" "$llm" "teacher:$teacher"
+  # What is a directory, such as a U2++ model of another recipe, is here already.
+  wanted=("$llm")
+  [ -d "$encoder" ] || wanted+=("$encoder")
+  [ -d "$teacher" ] || wanted+=("teacher:$teacher")
+  "$MOOER_ROOT/tools/fetch.py" "${wanted[@]}"
   local/download.sh --langs "$langs" --tts-utts "$tts_utts"
 fi
 
@@ -113,11 +118,11 @@ if begin 3 "TTS speech and encoder states"; then
   if [ "$tts_utts" -gt 0 ]; then
     tee_log tts "$MOOER_ROOT/utils/synthesise_speech.py" data/tts/text data/tts/speech --nj "$nj"
     "$MOOER_ROOT/utils/validate_data_dir.sh" data/tts/speech
-    pairs+=(data/tts/speech dump/tts)
+    pairs+=(data/tts/speech "$dump/tts")
   fi
   for lang in $langs; do
     for part in train dev test; do
-      pairs+=("data/$lang/$part" "dump/$lang/$part")
+      pairs+=("data/$lang/$part" "$dump/$lang/$part")
     done
   done
   states "${pairs[@]}"
@@ -127,18 +132,18 @@ fi
 sources=()
 dev=()
 for lang in $asr_langs; do
-  sources+=(--source "asr:dump/$lang/train:data/$lang/train$suffix/text:$asr_weight")
-  dev+=(--dev "asr:dump/$lang/dev:data/$lang/dev/text")
+  sources+=(--source "asr:$dump/$lang/train:data/$lang/train$suffix/text:$asr_weight")
+  dev+=(--dev "asr:$dump/$lang/dev:data/$lang/dev/text")
 done
 for lang in $ast_langs; do
   tables="data/$lang/train$suffix/text+data/$lang/train$suffix/text.en"
-  sources+=(--source "ast:dump/$lang/train:$tables:$ast_weight")
-  if [ "$both_weight" != 0 ]; then sources+=(--source "asr_ast:dump/$lang/train:$tables:$both_weight"); fi
-  dev+=(--dev "ast:dump/$lang/dev:data/$lang/dev/text+data/$lang/dev/text.en")
+  sources+=(--source "ast:$dump/$lang/train:$tables:$ast_weight")
+  if [ "$both_weight" != 0 ]; then sources+=(--source "asr_ast:$dump/$lang/train:$tables:$both_weight"); fi
+  dev+=(--dev "ast:$dump/$lang/dev:data/$lang/dev/text+data/$lang/dev/text.en")
 done
 train_options=(--config "$config" --set ${overrides[@]+"${overrides[@]}"} "${sources[@]}" "${dev[@]}" --max-skip 0.15)
 # tts WEIGHT: the source of synthetic sentences, if there are any.
-tts() { if [ "$tts_utts" -gt 0 ]; then printf '%s\n' --source "asr:dump/tts:data/tts/speech/text:$1"; fi; }
+tts() { if [ "$tts_utts" -gt 0 ]; then printf '%s\n' --source "asr:$dump/tts:data/tts/speech/text:$1"; fi; }
 
 if [ "$warm_start" = true ] && begin 4 "adapter warm start"; then
   mapfile -t synthetic < <(tts 1)
@@ -162,17 +167,17 @@ fi
 if begin 7 "decode"; then
   decode_options=(--set ${overrides[@]+"${overrides[@]}"})
   for lang in $asr_langs; do
-    tee_log decode mooer decode "dump/$lang/test" "$exp/decode/asr_$lang" --task asr --model "$exp" "${decode_options[@]}"
+    tee_log decode mooer decode "$dump/$lang/test" "$exp/decode/asr_$lang" --task asr --model "$exp" "${decode_options[@]}"
     if [ "$warm_start" = true ]; then
-      tee_log decode mooer decode "dump/$lang/test" "$exp/decode/ctc_$lang" --warm-start "$exp/warm_start"
+      tee_log decode mooer decode "$dump/$lang/test" "$exp/decode/ctc_$lang" --warm-start "$exp/warm_start"
     fi
     if [ "$joint" = true ]; then
-      tee_log decode mooer decode "dump/$lang/test" "$exp/decode/llm_$lang" --task asr --model "$exp" \
+      tee_log decode mooer decode "$dump/$lang/test" "$exp/decode/llm_$lang" --task asr --model "$exp" \
         "${decode_options[@]}" decode.ctc_weight=0
     fi
   done
   for lang in $ast_langs; do
-    tee_log decode mooer decode "dump/$lang/test" "$exp/decode/ast_$lang" --task ast --model "$exp" "${decode_options[@]}"
+    tee_log decode mooer decode "$dump/$lang/test" "$exp/decode/ast_$lang" --task ast --model "$exp" "${decode_options[@]}"
   done
 fi
 
