@@ -33,17 +33,9 @@ SHAPES = {"dense-small": SMALL, "MoE": EXPERTS, "dense-large": LARGE}
 
 def layer(frames: int = 1600, rounds: int = 7) -> list[dict[str, Any]]:
     """The layer alone, forward and backward over `frames` frames: dense, grouped, and every expert over every frame."""
-    dim, hidden, experts, top_k = SMALL.dim, SMALL.ffn, 16, 2
-    dense = FeedForward(dim, hidden, 0.0, nn.SiLU())
-    mixture = MoE(dim, hidden // top_k, 0.0, nn.SiLU(), experts=experts, top_k=top_k)
-    x = torch.randn(1, frames, dim)
-
-    def masked(x: Tensor) -> Tensor:
-        """Every expert over every frame, weighted by what its router gives it, which is mostly 0."""
-        chosen, weights = mixture.route(x[0])
-        gates = torch.zeros(frames, experts).scatter(1, chosen, weights)
-        return sum(gates[:, i, None] * expert(x[0]) for i, expert in enumerate(mixture.experts))
-
+    dense = FeedForward(SMALL.dim, SMALL.ffn, 0.0, nn.SiLU())
+    mixture, masked = layers(SMALL.dim, SMALL.ffn // 2, 16, 2)
+    x = torch.randn(1, frames, SMALL.dim)
     ways = {
         "dense": dense,
         "16 experts of half the width, 2 for a frame": mixture,
@@ -54,6 +46,19 @@ def layer(frames: int = 1600, rounds: int = 7) -> list[dict[str, Any]]:
         {"layer": name, "ms": round(1000 * one, 1), "ratio": round(one / seconds["dense"], 2)}
         for name, one in seconds.items()
     ]
+
+
+def layers(dim: int, hidden: int, experts: int, top_k: int) -> tuple[MoE, Callable[[Tensor], Tensor]]:
+    """A mixture, and the naive way to compute it: every expert over every frame, weighted by a gate that is mostly 0."""
+    mixture = MoE(dim, hidden, 0.0, nn.SiLU(), experts=experts, top_k=top_k)
+
+    def masked(x: Tensor) -> Tensor:
+        """Frames (1, T, D) -> (T, D)."""
+        chosen, weights = mixture.route(x[0])
+        gates = torch.zeros(x.shape[1], experts).scatter(1, chosen, weights)
+        return sum(gates[:, i, None] * expert(x[0]) for i, expert in enumerate(mixture.experts))
+
+    return mixture, masked
 
 
 @torch.inference_mode()
