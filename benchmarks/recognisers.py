@@ -49,7 +49,7 @@ def layer(frames: int = 1600, rounds: int = 7) -> list[dict[str, Any]]:
 
 
 def layers(dim: int, hidden: int, experts: int, top_k: int) -> tuple[MoE, Callable[[Tensor], Tensor]]:
-    """A mixture, and the naive way to compute it: every expert over every frame, weighted by a gate that is mostly 0."""
+    """A mixture, and the naive way to compute it: every expert over every frame, by gates that are mostly 0."""
     mixture = MoE(dim, hidden, 0.0, nn.SiLU(), experts=experts, top_k=top_k)
 
     def masked(x: Tensor) -> Tensor:

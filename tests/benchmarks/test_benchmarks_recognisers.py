@@ -34,7 +34,9 @@ def test_all_tables_have_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["model"] for row in recognisers.latency()] == ["dense-small", "MoE", "dense-large"]
     # The first unit waits for 16 frames of 40 ms, the convolutions' look-ahead, and the work.
     assert all(row["first unit ms"] >= 670 for row in recognisers.latency())
-    assert [row["ratio"] for row in recognisers.layer(frames=32, rounds=1)][0] == 1.0
+    ratios = [row["ratio"] for row in recognisers.layer(frames=32, rounds=1)]
+    assert ratios[0] == 1.0
+    assert all(ratio > 0 for ratio in ratios)
 
 
 def test_the_naive_dispatch_computes_the_same() -> None:
