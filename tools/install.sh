@@ -6,7 +6,7 @@
 # Options:
 #   --venv DIR       the virtual environment to make or to complete; a relative path is taken from
 #                    the repository's top folder                           (default: .venv)
-#   --extras A,B     groups of optional packages in setup.py: dev, label, demo, deepspeed, espnet
+#   --extras A,B     groups of optional packages in setup.py: dev, label, demo, deepspeed, espnet, corpora
 #                                                                          (default: none)
 #   --python PYTHON  the Python to use, 3.11 or 3.12   (default: the venv's own if it is there, or
 #                    the first of python3.12, python3.11 and python3 that fits)
