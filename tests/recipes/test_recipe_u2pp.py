@@ -28,6 +28,7 @@ def folder(recipe: Path) -> Path:
     return recipe.parent / "u2pp_moe"
 
 
+@pytest.mark.slow
 def test_all_stages_leave_rows_and_pictures(folder: Path, sounds: Path) -> None:
     done = run(folder, "--stage", "1")
     assert done.returncode == 0, done.stderr[-3000:]
