@@ -10,6 +10,8 @@
 set -euo pipefail
 
 max_utts=0   # utterances of each part; 0 takes all (for tests)
+langs=       # what staged scripts say to every recipe; these corpora have one language,
+tts_utts=0   # and no synthetic speech: more than 0 is refused
 jobs=4       # threads of lhotse, where it has them
 
 . "$(dirname "${BASH_SOURCE[0]}")/parse_options.sh"
@@ -19,6 +21,7 @@ folder=${2:?"where is $1? see the comments in $0"}
 shift 2
 tools=$(dirname "${BASH_SOURCE[0]}")
 
+[ "$tts_utts" = 0 ] || { echo "lhotse_data.sh: error: $corpus ($langs) has no synthetic speech: --tts-utts 0" >&2; exit 2; }
 command -v lhotse >/dev/null || { echo "lhotse_data.sh: error: lhotse is not installed: make install EXTRAS=corpora" >&2; exit 2; }
 [ -d "$folder" ] || { echo "lhotse_data.sh: error: no corpus in $folder: run stage 0, or link it there" >&2; exit 2; }
 

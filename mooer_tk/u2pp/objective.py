@@ -20,7 +20,7 @@ from mooer_tk.train.processes import Processes
 from mooer_tk.u2pp.config import U2ppConfig
 from mooer_tk.u2pp.model import CTC, LEFT, RIGHT, U2pp, loss_weights
 from mooer_tk.u2pp.search import ctc_greedy
-from mooer_tk.u2pp.units import Units
+from mooer_tk.u2pp.units import UNKNOWN, Units
 
 LOAD_HEADER = "step\tlayer\texpert\tshare\n"
 
@@ -53,14 +53,17 @@ class U2ppObjective(SpeechObjective):
         self.module, self.units, self.out = model, units, out
         self.weights, self.ctc_only_steps = loss_weights(config), config.loss.ctc_only_steps
         model.loss, model.precision = config.loss, config.train.precision
-        self._tell_what_ctc_leaves_out()
+        self._tell_what_is_not_learnt()
 
-    def _tell_what_ctc_leaves_out(self) -> None:
+    def _tell_what_is_not_learnt(self) -> None:
         def needed(answer: list[int]) -> int:
             # A blank must stand between two equal units.
             return len(answer) + sum(one == other for one, other in pairwise(answer))
 
         long = [e.utt for e in self.train if needed(e.answer) > max((e.frames - 3) // 4, 1)]
+        unknown, total = map(sum, zip(*((e.answer.count(UNKNOWN), len(e.answer)) for e in self.train), strict=True))
+        if unknown:
+            log(f"{unknown} of {total} units of the training text are not in {self.units.path}: written as unknown")
         if long:
             few = ", ".join(long[:5])
             log(f"CTC: {len(long)} of {len(self.train)} utterances have more units than frames: no loss: {few}")

@@ -95,6 +95,21 @@ def test_from_a_dense_model_to_experts_and_their_transcripts(
     assert "up to date" in capsys.readouterr().err
 
 
+def test_text_that_no_unit_covers_is_counted(
+    words: Callable[..., list],
+    mooer: Callable[..., int],
+    units_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    few = tmp_path / "few.txt"
+    few.write_text(units_file.read_text(encoding="utf-8").replace("e\n", ""), encoding="utf-8")
+    assert mooer(*words("few", f"model.units={few}", "train.steps=1"), "--dry-run") == 0
+    assert f"are not in {few}: written as unknown" in capsys.readouterr().err
+    assert mooer(*words("all", "train.steps=1"), "--dry-run") == 0
+    assert "written as unknown" not in capsys.readouterr().err
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     words: Callable[..., list], mooer: Callable[..., int], kill_mooer: Callable[..., None], tmp_path: Path
 ) -> None:

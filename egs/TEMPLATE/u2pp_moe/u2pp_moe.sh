@@ -21,7 +21,7 @@ set -euo pipefail
 # General.
 stage=0           # first stage to run
 stop_stage=9      # last stage to run
-nj=2              # parallel jobs where a stage can use them
+nj=2              # processes of the speech synthesis
 tag=u2pp          # the experiments are exp/<tag>/...
 config=conf/dense.yaml  # the dense model and its training
 more_config=conf/more.yaml  # training of what starts from the dense model
@@ -55,7 +55,6 @@ normaliser=target-en
 train_cmd=mooer   # what runs `train`; in 8 processes: "torchrun --standalone --nproc-per-node 8 -m mooer_tk.bin.main"
 
 . ./path.sh
-. ./cmd.sh
 invocation="../../TEMPLATE/u2pp_moe/${0##*/} $*"
 . "$MOOER_ROOT/utils/parse_options.sh"
 

@@ -1,16 +1,7 @@
 #!/usr/bin/env bash
-# Write data/<part> for every part of the corpus.
-#
-# Options: --max-utts N utterances of each part (0: all); --langs and --tts-utts have no meaning here.
+# Write data/<part> for every part of the corpus; options as of utils/lhotse_data.sh.
 
 set -euo pipefail
 
-langs=en
-tts_utts=0
-max_utts=0
-
 . ./path.sh
-. "$MOOER_ROOT/utils/parse_options.sh"
-
-[ "$tts_utts" = 0 ] || { echo "data.sh: error: this recipe has no synthetic speech (language $langs)" >&2; exit 2; }
-"$MOOER_ROOT/utils/lhotse_data.sh" --max-utts "$max_utts" librispeech downloads/LibriSpeech train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other
+exec "$MOOER_ROOT/utils/lhotse_data.sh" "$@" librispeech downloads/LibriSpeech train-clean-100 train-clean-360 train-other-500 dev-clean dev-other test-clean test-other

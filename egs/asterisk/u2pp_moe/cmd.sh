@@ -1,1 +1,0 @@
-../mooer/cmd.sh

@@ -1,1 +1,0 @@
-../../asterisk/mooer/cmd.sh
