@@ -16,29 +16,27 @@ import json
 import shutil
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
 from mooer_tk.adapters.table import build_adapter, resolve_stack
-from mooer_tk.config import Config, dump, essence, git_hash, load_config
+from mooer_tk.config import TrainConfig, dump, git_hash, load_config
 from mooer_tk.data.array_shards import ShardReader
-from mooer_tk.data.atomic import fingerprint, is_done, mark_done, replacing, sole_writer, write_json, write_text
+from mooer_tk.data.atomic import is_done, mark_done, replacing, sole_writer, write_json, write_text
 from mooer_tk.encoders.table import build_encoder
-from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import load_llm
-from mooer_tk.llm.checkpoint import Parts, build_from, build_model, load_adapter, read_parts, tokens_in_use
+from mooer_tk.llm.checkpoint import build_from, build_model, load_adapter, read_parts, tokens_in_use
 from mooer_tk.llm.counting import memory, shape_of
 from mooer_tk.llm.prompt import named_prompt
-from mooer_tk.model_dir import model_files
 from mooer_tk.progress import log
 from mooer_tk.train.batches import Reader, with_states
 from mooer_tk.train.checkpoints import best, list_checkpoints
-from mooer_tk.train.examples import Source, load_examples, state_statistics
+from mooer_tk.train.examples import Example, Source, state_statistics
+from mooer_tk.train.job import Job
 from mooer_tk.train.loop import Trainer
-from mooer_tk.train.objectives import Instruct, WarmStart
+from mooer_tk.train.objectives import Instruct, SpeechObjective, WarmStart
 from mooer_tk.train.processes import Processes
 from mooer_tk.u2pp import job as u2pp
 
@@ -81,7 +79,7 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
             facts = {"git": git_hash(), "processes": processes.size, "sources": args.source, "dev": args.dev}
             write_json(args.out / "run.json", {"fingerprint": job.mark, **facts})
         processes.wait()
-        objective, settings = _objective(args, job, processes, args.out if processes.main else None)
+        objective, settings = _objective(job, processes, args.out if processes.main else None)
         if processes.main:
             # Not before: an encoder that runs in training tells how many of its states become an embedding.
             write_text(args.out / "config.yaml", dump(job.config))
@@ -98,7 +96,7 @@ def _dry_run(args: argparse.Namespace, processes: Processes) -> int:
     """Check config and data, estimate memory, and take the heaviest step; nothing is written."""
     job = _read_job(args)
     with tempfile.TemporaryDirectory() as folder:
-        objective, settings = _objective(args, job, processes, None)
+        objective, settings = _objective(job, processes, None)
         plan = objective.plan(0, processes.size)
         hours = sum(e.shards.entries[e.utt].seconds for e in objective.train) / 3600
         found = Trainer(objective, settings, Path(folder), processes).try_step()
@@ -119,35 +117,18 @@ def _dry_run(args: argparse.Namespace, processes: Processes) -> int:
     return 0
 
 
-@dataclass
-class Job:
-    """What a command line asks for, read and checked; `mark` is the fingerprint of all that the result depends on."""
-
-    config: Config
-    parts: Parts | None
-    sources: list[Source]
-    dev: list[Source]
-    mark: str
-
-
-def _read_job(args: argparse.Namespace) -> Job | u2pp.U2ppJob:
+def _read_job(args: argparse.Namespace) -> Job:
     if args.kind == "u2pp":
         return u2pp.read_job(args)
     config = load_config(args.config, args.set)
-    parts = read_parts(args.init_model) if args.init_model else None
-    if parts:
+    if args.init_model:
         # What the weights were made for; the rest of the config is this run's own.
-        config.adapter, config.llm, config.prompt = parts.config.adapter, parts.config.llm, parts.config.prompt
-        parts.config = config
-    sources, dev = ([Source.parse(one) for one in lines] for lines in (args.source, args.dev))
-    first = sources[0].states
+        made = read_parts(args.init_model).config
+        config.adapter, config.llm, config.prompt = made.adapter, made.llm, made.prompt
+    first = Source.parse(args.source[0]).states
     if not ShardReader(first).meta.get("audio"):
         resolve_stack(config.adapter, ShardReader(first).meta.get("frame_ms"), str(first))
-    inputs = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
-    inputs += [args.init] if args.init else []
-    inputs += model_files(args.init_model) if args.init_model else []
-    mark = fingerprint(essence(config), args.kind, args.source, args.dev, *inputs)
-    return Job(config, parts, sources, dev, mark)
+    return Job.read(args, config, [args.init] if args.init else [])
 
 
 def _put_other_run_aside(out: Path, mark: str) -> None:
@@ -163,33 +144,30 @@ def _put_other_run_aside(out: Path, mark: str) -> None:
         log(f"{out} holds a run of other settings or data: starting anew; its checkpoints are now in {aside}")
 
 
-def _objective(args: argparse.Namespace, job: Job, processes: Processes, out: Path | None) -> tuple:
+def _objective(job: Job, processes: Processes, out: Path | None) -> tuple[SpeechObjective, TrainConfig]:
     """The objective and its settings; reports go to `out`, if there is one."""
+    args, config = job.args, job.config
     if args.kind == "u2pp":
-        return u2pp.build_objective(args, job, out), job.config.train
-    config = job.config
+        return u2pp.build_objective(job, out), config.train
     settings = config.warm_start if args.kind == "warm_start" else config.train
     torch.manual_seed(settings.seed)
+    parts = read_parts(args.init_model) if args.init_model else None
     llm, tokenizer = load_llm(config.llm)
-    prompt = job.parts.prompt if job.parts else named_prompt(config.prompt)
+    prompt = parts.prompt if parts else named_prompt(config.prompt)
     encoder = None
-    if _is_audio(job.sources + job.dev):
+    if job.is_audio():
         encoder = build_encoder(config.encoder).to(processes.device)
         resolve_stack(config.adapter, encoder.frame_ms, config.encoder.name)
     if out:
         # What the run was trained with: the export takes it from here, whatever the config's own prompt is called.
         prompt.save(out / "prompt.json")
 
-    def examples(lines: list, name: str) -> list:
-        report = out / f"skipped_{name}.tsv" if out else None
-        state_ms = encoder.frame_ms if encoder else 0.0
-        return load_examples(lines, settings.data, prompt, tokenizer, report, max_skip=args.max_skip, state_ms=state_ms)
-
-    def statistics(some: list) -> tuple:
+    def statistics(some: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         reader = Reader(some, encoder)
         return state_statistics(some, lambda e: with_states(reader.read([e]), encoder, processes.device).states[0])
 
-    train_set, dev_set = examples(job.sources, "train"), examples(job.dev, "dev")
+    state_ms = encoder.frame_ms if encoder else 0.0
+    train_set, dev_set = job.examples(settings.data, prompt, tokenizer, out, state_ms)
     dim = encoder.dim if encoder else train_set[0].shards.entries[train_set[0].utt].shape[1]
     if args.kind == "warm_start":
         train_set = [example for example in train_set if example.transcript]
@@ -199,26 +177,18 @@ def _objective(args: argparse.Namespace, job: Job, processes: Processes, out: Pa
         adapter.set_statistics(*statistics(train_set))
         head = EmbeddingCTCHead(tokens_in_use([example.transcript for example in train_set]), table)
         return WarmStart(adapter, head, tokenizer, train_set, dev_set, settings, encoder), settings
-    if job.parts:
-        model = build_from(job.parts, str(args.init_model), llm=(llm, tokenizer))
+    if parts:
+        parts.config = config
+        model = build_from(parts, str(args.init_model), llm=(llm, tokenizer))
     else:
         adapter = load_adapter(args.init) if args.init else None
         model = build_model(config, dim, adapter=adapter, llm=(llm, tokenizer), prompt=prompt)
     if settings.checkpointing:
         # Reentrant checkpointing gives the adapter no gradient: what enters the LLM is no leaf.
         model.llm.gradient_checkpointing_enable({"use_reentrant": False})
-    if not args.init and not job.parts:
+    if not args.init and not parts:
         model.adapter.set_statistics(*statistics(train_set))
     return Instruct(model, train_set, dev_set, settings, config.decode, encoder), settings
-
-
-def _is_audio(sources: list[Source]) -> bool:
-    """Whether the sources are audio; they cannot be of both kinds."""
-    kinds = {str(source.states): bool(ShardReader(source.states).meta.get("audio")) for source in sources}
-    if len(set(kinds.values())) > 1:
-        cached = ", ".join(sorted(name for name, audio in kinds.items() if not audio))
-        raise UserError(f"{cached}: encoder states, but other sources are audio. Make all of them in one way.")
-    return any(kinds.values())
 
 
 def _export_best_warm_start(out: Path) -> None:

@@ -18,6 +18,7 @@ from mooer_tk.train.examples import TASK_PARTS, Example
 from mooer_tk.train.processes import Processes
 
 Place = tuple[int, int]  # epoch, and micro-batches of it that all processes have taken together
+Turn = tuple[tuple[int, list[int]], Place]  # epoch and indices of a micro-batch, and the place after it
 
 
 def plan_epoch(
@@ -87,10 +88,8 @@ def _shuffle(batches: list[list[int]], together: int, rng: np.random.Generator) 
     return [batch for first in groups for batch in batches[first : first + together]]
 
 
-def rounds(
-    plan: Callable[[int], list[list[int]]], processes: Processes, place: Place
-) -> Iterator[tuple[tuple[int, list[int]], Place]]:
-    """The endless turns of one process from `place` on: (epoch, indices) of its micro-batch, and the place after it.
+def rounds(plan: Callable[[int], list[list[int]]], processes: Processes, place: Place) -> Iterator[Turn]:
+    """The endless turns of one process from `place` on.
 
     All processes go through the same sequence of micro-batches, epoch after epoch, and take every size-th of them:
     none of them can run out of work before the others do.
@@ -114,7 +113,7 @@ def rounds(
 
 
 class Reader(Dataset):
-    """Reads a micro-batch by (epoch, indices): cached states as they are, audio through the encoder's front end.
+    """Reads the micro-batches of turns: cached states as they are, audio through the encoder's front end.
 
     Args:
         examples: what the indices mean.
@@ -130,10 +129,10 @@ class Reader(Dataset):
             encoder = copy.deepcopy(encoder).cpu()
         self.examples, self.encoder, self.augmenter = examples, encoder, augmenter
 
-    def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
-        """The micro-batch of a key of `rounds`."""
-        epoch, indices = key
-        return self.read([self.examples[i] for i in indices], epoch)
+    def __getitem__(self, turn: Turn) -> tuple[Batch, Place]:
+        """The micro-batch of a turn, and the place after it."""
+        (epoch, indices), place = turn
+        return self.read([self.examples[i] for i in indices], epoch), place
 
     def read(self, examples: list[Example], epoch: int | None = None) -> Batch:
         """Read a few examples; what cannot be read is named in `lost`. Without an epoch nothing is augmented."""
@@ -198,7 +197,7 @@ def stream(
 ) -> Iterator[tuple[Batch, Place]]:
     """This process's micro-batches from `place` on, and the place after each; `workers` processes read ahead."""
     loader = DataLoader(
-        _Placed(reader),
+        reader,
         sampler=rounds(plan, processes, place),
         batch_size=None,
         num_workers=workers,
@@ -208,17 +207,6 @@ def stream(
         generator=torch.Generator(),
     )
     return iter(loader)
-
-
-class _Placed(Dataset):
-    """A reader whose micro-batches carry their place with them."""
-
-    def __init__(self, reader: Dataset) -> None:
-        self.reader = reader
-
-    def __getitem__(self, turn: tuple[tuple[int, list[int]], Place]) -> tuple[Batch, Place]:
-        key, place = turn
-        return self.reader[key], place
 
 
 def _as_it_is(found: tuple[Batch, Place]) -> tuple[Batch, Place]:

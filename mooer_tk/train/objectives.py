@@ -25,28 +25,25 @@ from mooer_tk.train.batches import Reader, plan_epoch, with_states
 from mooer_tk.train.examples import Example
 from mooer_tk.train.processes import Processes
 
-EVAL_UTTS = 64
-
 
 def set_classes(examples: list[Example], head: EmbeddingCTCHead, rate: int) -> None:
-    """Give examples their CTC targets, and log what that loss cannot learn at `rate` encoder states per frame.
-
-    Left out are tokens that the head lacks, and utterances with more tokens than frames.
-    """
-    tokens = unknown = 0
-    long = []
+    """Give examples their CTC targets at `rate` encoder states per frame; tokens that the head lacks are left out."""
     for example in examples:
-        example.classes = classes = head.classes_of(example.transcript)
-        tokens, unknown = tokens + len(example.transcript), unknown + len(example.transcript) - len(classes)
-        # A blank must stand between two equal classes.
-        needed = len(classes) + sum(one == other for one, other in pairwise(classes))
-        if needed > max(example.frames // rate, 1):
-            long.append(example.utt)
-    if unknown:
-        log(f"CTC: {unknown} of {tokens} transcript tokens are not in the head: left out of its loss")
+        example.classes = head.classes_of(example.transcript)
+    tokens, known = (sum(map(len, some)) for some in zip(*((e.transcript, e.classes) for e in examples), strict=True))
+    if tokens > known:
+        log(f"CTC: {tokens - known} of {tokens} transcript tokens are not in the head: left out of its loss")
+    tell_too_long([(e.utt, e.classes, max(e.frames // rate, 1)) for e in examples])
+
+
+def tell_too_long(examples: list[tuple[str, list[int], int]]) -> None:
+    """Log which (utterance, CTC targets, frames) the loss cannot learn, as their targets do not fit into the frames."""
+    # A blank must stand between two equal classes.
+    needed = [len(classes) + sum(one == other for one, other in pairwise(classes)) for _, classes, _ in examples]
+    long = [utt for (utt, _, frames), least in zip(examples, needed, strict=True) if least > frames]
     if long:
         few = ", ".join(long[:5])
-        log(f"CTC: {len(long)} of {len(examples)} utterances have more tokens than frames: no loss: {few}")
+        log(f"CTC: {len(long)} of {len(examples)} utterances have more targets than frames: no loss: {few}")
 
 
 class SpeechObjective(ABC):
@@ -62,14 +59,18 @@ class SpeechObjective(ABC):
 
     Attributes:
         module: a batch -> name -> (summed loss, tokens).
+        normaliser: of both sides of dev error rates.
+        eval_utts: utterances of a batch of the dev set.
         weights: name -> weight of that loss per token.
-        reader: (epoch, indices) -> a micro-batch.
+        reader: a turn -> a micro-batch.
         step: steps taken before the present one; the loop keeps it.
     """
 
     module: nn.Module
     weights: dict[str, float]
     step: int = 0
+    normaliser = "whisper-en"
+    eval_utts = 64
 
     def __init__(
         self,
@@ -103,8 +104,33 @@ class SpeechObjective(ABC):
         """How the batch that just went through filled the model, and the floating-point operations of its training."""
 
     @abstractmethod
+    def judge(self, some: list[Example], batch: Batch) -> tuple[tuple[Tensor, int], list[tuple[str, str, str]]]:
+        """Of a dev batch the summed loss and its tokens, and of each utterance ("asr" | "ast", reference, found)."""
+
     def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
-        """Dev scores; "criterion" (lower is better) chooses the checkpoints that are kept."""
+        """Dev loss per token; WER and CER of transcripts, BLEU of translations, where there are any.
+
+        "criterion" (lower is better) chooses the checkpoints that are kept.
+        """
+        sums = {"loss": 0.0, "tokens": 0}
+        texts: dict[str, list[tuple[str, str, str]]] = {"asr": [], "ast": []}
+        for some, batch in self._dev_batches(processes, in_step):
+            (loss, tokens), found = self.judge(some, batch)
+            sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
+            for example, (task, ref, hyp) in zip(some, found, strict=True):
+                texts[task].append((example.utt, ref, hyp))
+        if not in_step:
+            sums = processes.sums(sums)
+            texts = {task: processes.gather_all(some) for task, some in texts.items()}
+        scores = {"loss": sums["loss"] / max(sums["tokens"], 1)}
+        if texts["asr"]:
+            for name, unit in (("wer", "word"), ("cer", "character")):
+                clean = get_normaliser(self.normaliser)
+                scores[name] = error_rate(*_sides(texts["asr"]), unit=unit, normaliser=clean).rate
+        if texts["ast"]:
+            scores["bleu"] = translation(*_sides(texts["ast"]), normaliser=get_normaliser("none")).bleu.score
+        # A recogniser is chosen by its errors, a mere translator by its loss (dev BLEU is noisy).
+        return {**scores, "criterion": scores.get("wer", scores["loss"])}
 
     def plan(self, epoch: int, processes: int = 1) -> list[list[int]]:
         """The micro-batches of an epoch, as indices into `train`: a function of the two numbers alone."""
@@ -120,10 +146,10 @@ class SpeechObjective(ABC):
         """Bring a batch to the device, and let the encoder run if its states are not cached."""
         return with_states(batch, self.encoder, device)
 
-    def dev_batches(self, size: int, processes: Processes, in_step: bool) -> Iterator[tuple[list[Example], Batch]]:
+    def _dev_batches(self, processes: Processes, in_step: bool) -> Iterator[tuple[list[Example], Batch]]:
         """This process's share of the dev set, in batches of like lengths; all of it where all must keep step."""
         ordered = sorted(self.dev, key=lambda example: example.frames)
-        batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        batches = [ordered[i : i + self.eval_utts] for i in range(0, len(ordered), self.eval_utts)]
         reader = Reader(self.dev, self.reader.encoder)
         for some in batches if in_step else batches[processes.rank :: processes.size]:
             batch = reader.read(some)
@@ -180,20 +206,13 @@ class WarmStart(SpeechObjective):
         trained = sum(p.numel() for p in self.module.parameters()) + self.module.head.rows.numel()
         return fill, 6.0 * trained * fill.positions
 
-    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
-        """Dev CTC loss and CTC-greedy WER against the dev transcripts."""
-        sums = {"loss": 0.0, "tokens": 0}
-        texts: list[tuple[str, str, str]] = []
-        for some, batch in self.dev_batches(EVAL_UTTS, processes, in_step):
-            outputs = self.module.adapter(batch.states, batch.lengths)
-            loss, tokens = self.module.head.loss(*outputs, [self.module.head.classes_of(e.transcript) for e in some])
-            sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
-            for example, ids in zip(some, self.module.head.greedy(*outputs), strict=True):
-                texts.append((example.utt, self.tokenizer.decode(example.transcript), self.tokenizer.decode(ids)))
-        if not in_step:
-            sums, texts = processes.sums(sums), processes.gather_all(texts)
-        wer = error_rate(*_sides(texts), unit="word", normaliser=get_normaliser("whisper-en")).rate
-        return {"loss": sums["loss"] / max(sums["tokens"], 1), "wer": wer, "criterion": wer}
+    def judge(self, some: list[Example], batch: Batch) -> tuple[tuple[Tensor, int], list[tuple[str, str, str]]]:
+        """The CTC loss, and the greedy transcripts beside those of the dev set."""
+        head, decode = self.module.head, self.tokenizer.decode
+        outputs = self.module.adapter(batch.states, batch.lengths)
+        loss = head.loss(*outputs, [head.classes_of(e.transcript) for e in some])
+        found = zip(some, head.greedy(*outputs), strict=True)
+        return loss, [("asr", decode(example.transcript), decode(ids)) for example, ids in found]
 
 
 class Instruct(SpeechObjective):
@@ -211,7 +230,7 @@ class Instruct(SpeechObjective):
         tasks = {example.task for example in train}
         prompt = max(sum(map(len, model.prompt.around(t, model.tokenizer))) for t in tasks)
         super().__init__(train, dev, config, encoder, rate=model.adapter.rate, prompt=prompt)
-        self.module = model
+        self.module, self.eval_utts = model, config.data.batch_utts
         self.weights = {"ce": 1.0, "ctc": config.ctc_weight}
         model.pack, model.precision = config.data.pack_positions, config.precision
         # Greedy search tells checkpoints apart as well as a beam does, at a quarter of its time.
@@ -237,30 +256,16 @@ class Instruct(SpeechObjective):
         answers = sum(len(answer) for answer in batch.answers)
         return self.module.fill, training_flops(self.module, self.module.fill, answers)
 
-    def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
-        """Dev loss per answer token; WER of the asr and BLEU of the ast utterances, generated."""
-        sums = {"loss": 0.0, "tokens": 0}
-        texts: dict[str, list[tuple[str, str, str]]] = {"asr": [], "ast": []}
-        for some, batch in self.dev_batches(self.config.data.batch_utts, processes, in_step):
-            loss, tokens = self.module(batch)["ce"]
-            sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
-            seconds = [e.shards.entries[e.utt].seconds for e in some]
-            for example, found in zip(some, generate(self.module, batch, self.decode, seconds=seconds), strict=True):
-                task = "ast" if example.task == "ast" else "asr"
-                reference = self.module.tokenizer.decode(example.answer[:-1])
-                ref, hyp = (self.module.prompt.parts(text, example.task)[task] for text in (reference, found[0].text))
-                texts[task].append((example.utt, ref, hyp))
-        if not in_step:
-            sums = processes.sums(sums)
-            texts = {task: processes.gather_all(some) for task, some in texts.items()}
-        scores = {"loss": sums["loss"] / max(sums["tokens"], 1)}
-        if texts["asr"]:
-            normaliser = get_normaliser("whisper-en")
-            scores["wer"] = error_rate(*_sides(texts["asr"]), unit="word", normaliser=normaliser).rate
-        if texts["ast"]:
-            scores["bleu"] = translation(*_sides(texts["ast"]), normaliser=get_normaliser("none")).bleu.score
-        # A recogniser is chosen by its errors, a mere translator by its loss (dev BLEU is noisy).
-        return {**scores, "criterion": scores.get("wer", scores["loss"])}
+    def judge(self, some: list[Example], batch: Batch) -> tuple[tuple[Tensor, int], list[tuple[str, str, str]]]:
+        """The loss of the answers, and what is generated beside what should be."""
+        seconds = [e.shards.entries[e.utt].seconds for e in some]
+        texts = []
+        for example, found in zip(some, generate(self.module, batch, self.decode, seconds=seconds), strict=True):
+            task = "ast" if example.task == "ast" else "asr"
+            reference = self.module.tokenizer.decode(example.answer[:-1])
+            ref, hyp = (self.module.prompt.parts(text, example.task)[task] for text in (reference, found[0].text))
+            texts.append((task, ref, hyp))
+        return self.module(batch)["ce"], texts
 
 
 def _sides(texts: list[tuple[str, str, str]]) -> tuple[dict[str, str], dict[str, str]]:

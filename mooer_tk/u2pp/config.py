@@ -59,8 +59,6 @@ class SearchConfig:
     beam: int = 10
     ctc_weight: float = 0.5  # of the CTC score in rescoring
     reverse_weight: float = 0.3  # of the right-to-left decoder in rescoring
-    length_penalty: float = 0.0  # attention mode: scores are divided by length ** this
-    blank_penalty: float = 0.0  # taken from the blank's log-probability
     batch_utts: int = 16
 
 

@@ -1,9 +1,9 @@
 """Training U2++ in the common loop: log-mel features of audio shards in, the joint loss and the dev error rate out."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mooer_tk.data.atomic import write_text
 from mooer_tk.encoders.log_mel import LogMel
@@ -12,12 +12,11 @@ from mooer_tk.llm.speech_llm import Batch, Fill
 from mooer_tk.moe.layer import BALANCE, Z_LOSS, active, mixtures
 from mooer_tk.precision import autocast
 from mooer_tk.progress import log
-from mooer_tk.score.error_rate import error_rate
-from mooer_tk.score.normalise import get_normaliser
 from mooer_tk.train.examples import Example
-from mooer_tk.train.objectives import EVAL_UTTS, SpeechObjective
+from mooer_tk.train.objectives import SpeechObjective, tell_too_long
 from mooer_tk.train.processes import Processes
 from mooer_tk.u2pp.config import U2ppConfig
+from mooer_tk.u2pp.encoder import RATE
 from mooer_tk.u2pp.model import CTC, LEFT, RIGHT, U2pp, loss_weights
 from mooer_tk.u2pp.search import ctc_greedy
 from mooer_tk.u2pp.units import UNKNOWN, Units
@@ -46,6 +45,8 @@ class U2ppObjective(SpeechObjective):
         out: directory for expert_load.tsv; None writes none.
     """
 
+    normaliser = "target-en"
+
     def __init__(
         self, model: U2pp, units: Units, train: list[Example], dev: list[Example], config: U2ppConfig, out: Path | None
     ) -> None:
@@ -53,20 +54,10 @@ class U2ppObjective(SpeechObjective):
         self.module, self.units, self.out = model, units, out
         self.weights, self.ctc_only_steps = loss_weights(config), config.loss.ctc_only_steps
         model.loss, model.precision = config.loss, config.train.precision
-        self._tell_what_is_not_learnt()
-
-    def _tell_what_is_not_learnt(self) -> None:
-        def needed(answer: list[int]) -> int:
-            # A blank must stand between two equal units.
-            return len(answer) + sum(one == other for one, other in pairwise(answer))
-
-        long = [e.utt for e in self.train if needed(e.answer) > max((e.frames - 3) // 4, 1)]
-        unknown, total = map(sum, zip(*((e.answer.count(UNKNOWN), len(e.answer)) for e in self.train), strict=True))
+        unknown, total = map(sum, zip(*((e.answer.count(UNKNOWN), len(e.answer)) for e in train), strict=True))
         if unknown:
-            log(f"{unknown} of {total} units of the training text are not in {self.units.path}: written as unknown")
-        if long:
-            few = ", ".join(long[:5])
-            log(f"CTC: {len(long)} of {len(self.train)} utterances have more units than frames: no loss: {few}")
+            log(f"{unknown} of {total} units of the training text are not in {units.path}: written as unknown")
+        tell_too_long([(e.utt, e.answer, max((e.frames - 3) // RATE, 1)) for e in train])
 
     def groups(self) -> list[dict]:
         """One group: what is not frozen."""
@@ -91,30 +82,24 @@ class U2ppObjective(SpeechObjective):
         """How the batch filled the encoder, and the floating-point operations of its training; experts by top-k."""
         return self.module.fill, 6.0 * active(self.module.encoder.layers) * self.module.fill.positions
 
+    def judge(self, some: list[Example], batch: Batch) -> tuple[tuple[Tensor, int], list[tuple[str, str, str]]]:
+        """The loss of the left-to-right decoder, and CTC's best paths beside the transcripts."""
+        loss = self.module(batch)[LEFT]
+        with autocast(self.config.precision, batch.states.device.type):
+            states, lengths, _ = self.module.encoder(batch.states, batch.lengths)
+        rows = zip(some, self.module.log_probs(states), lengths.tolist(), strict=True)
+        found = [(example.answer, list(ctc_greedy(row[:length]).tokens)) for example, row, length in rows]
+        return loss, [("asr", self.units.decode(answer), self.units.decode(tokens)) for answer, tokens in found]
+
     def evaluate(self, processes: Processes, in_step: bool = False) -> dict[str, float]:
-        """Dev loss of the left-to-right decoder per unit, errors of CTC's best path; writes the experts' load."""
+        """Scores of the dev set; writes the experts' load since the last ones."""
         load = self._take_load(processes)
-        sums = {"loss": 0.0, "tokens": 0}
-        texts: list[tuple[str, str, str]] = []
-        for some, batch in self.dev_batches(EVAL_UTTS, processes, in_step):
-            loss, tokens = self.module(batch)[LEFT]
-            sums["loss"], sums["tokens"] = sums["loss"] + float(loss), sums["tokens"] + tokens
-            with autocast(self.config.precision, processes.device.type):
-                states, lengths, _ = self.module.encoder(batch.states, batch.lengths)
-            rows = zip(some, self.module.log_probs(states), lengths.tolist(), strict=True)
-            for example, row, length in rows:
-                found = ctc_greedy(row[:length]).tokens
-                texts.append((example.utt, self.units.decode(example.answer), self.units.decode(list(found))))
+        scores = super().evaluate(processes, in_step)
         self._take_load(None)
-        if not in_step:
-            sums, texts = processes.sums(sums), processes.gather_all(texts)
-        refs, hyps = {utt: ref for utt, ref, _ in texts}, {utt: hyp for utt, _, hyp in texts}
         if self.out and load:
             self._write_load(load, self.step + 1)
-        as_target = get_normaliser("target-en")
-        wer, cer = (error_rate(refs, hyps, unit=u, normaliser=as_target).rate for u in ("word", "character"))
         # Characters tell early models apart, and languages without blanks at all.
-        return {"loss": sums["loss"] / max(sums["tokens"], 1), "wer": wer, "cer": cer, "criterion": cer}
+        return {**scores, "criterion": scores["cer"]}
 
     def _take_load(self, processes: Processes | None) -> dict[str, list[float]]:
         """Frames of every expert since the last call, over all processes, by layer; None drops them."""

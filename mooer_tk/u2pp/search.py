@@ -108,14 +108,13 @@ def attention(model: U2pp, states: Tensor, config: SearchConfig) -> list[Found]:
         ended = (tokens == model.ends).tolist()
         for prefix, score, end in zip(prefixes.tolist(), scores.tolist(), ended, strict=True):
             if end and score > -math.inf:
-                length = max(len(prefix) - 1, 1) ** config.length_penalty
-                finished.append(Found(tuple(prefix[1:-1]), score / length))
+                finished.append(Found(tuple(prefix[1:-1]), score))
         going = torch.tensor([not end for end in ended])
         prefixes, scores = prefixes[going], scores[going]
         pasts = [one[rows[going].to(one.device)] for one in pasts]
-        # Scores only fall: without a length penalty nothing that goes on can overtake the beam of what has ended.
+        # Scores only fall: nothing that goes on can overtake the beam of what has ended.
         best = heapq.nlargest(beam, (one.score for one in finished))
-        if not len(prefixes) or (len(best) == beam and not config.length_penalty and best[-1] >= float(scores.max())):
+        if not len(prefixes) or (len(best) == beam and best[-1] >= float(scores.max())):
             break
     if not finished:
         finished = [Found(tuple(p[1:]), s) for p, s in zip(prefixes.tolist(), scores.tolist(), strict=True)]
@@ -155,7 +154,6 @@ def search(model: U2pp, features: Tensor, lengths: Tensor, config: SearchConfig)
             raise UserError(f"decode.modes: '{mode}' is unknown: {nearest(mode, MODES)}")
     states, lengths, _ = model.encoder(features, lengths, config.chunk, config.left_chunks)
     log_probs = model.log_probs(states)
-    log_probs[..., BLANK] -= config.blank_penalty
     found = []
     for row, scores, length in zip(states, log_probs, lengths.tolist(), strict=True):
         found.append(_search_one(model, row[:length], scores[:length], config))

@@ -85,14 +85,12 @@ class Stream:
 
     @torch.inference_mode()
     def _hear(self, features: Tensor) -> list[Heard]:
-        model, config = self.recogniser.model, self.config
-        states, self.caches = model.encoder.next_chunk(
-            features[None].to(model.encoder.mean.device), self.caches, self.left
-        )
+        model = self.recogniser.model
+        features = features[None].to(model.encoder.mean.device)
+        states, self.caches = model.encoder.next_chunk(features, self.caches, self.left)
         self.states.append(states[0])
         self.frames += states.shape[1]
         log_probs = model.log_probs(states)[0]
-        log_probs[:, BLANK] -= config.blank_penalty
         self.beam.advance(log_probs.cpu())
         spoken = (log_probs.argmax(-1) != BLANK).nonzero().flatten()
         self.silent = states.shape[1] - 1 - int(spoken[-1]) if len(spoken) else self.silent + states.shape[1]

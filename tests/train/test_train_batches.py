@@ -114,18 +114,18 @@ def test_near_shuffling_reads_a_few_shards_at_a_time_and_still_every_utterance_o
 
 def test_a_damaged_utterance_is_named_and_the_others_are_read(corpus):
     damage(corpus, "u3")
-    batch = Reader(corpus)[0, [2, 3, 4]]
+    batch = Reader(corpus).read(corpus[2:5], 0)
     assert batch.utts == ["u2", "u4"] and list(batch.lost) == ["u3"] and not batch.void
     assert "damaged at 'u3'" in batch.lost["u3"] and batch.lengths.tolist() == [12, 14]
 
 
 def test_a_batch_that_is_lost_as_a_whole_keeps_its_process_busy_but_does_not_count(corpus):
     damage(corpus, "u0", "u3", "u4")
-    batch = Reader(corpus)[0, [3, 4]]
+    batch = Reader(corpus).read(corpus[3:5], 0)
     assert batch.void and sorted(batch.lost) == ["u3", "u4"] and batch.utts == ["u1"]
     damage(corpus, *(f"u{i}" for i in range(10)))
     with pytest.raises(UserError, match="not one utterance"):
-        Reader(corpus)[0, [3, 4]]
+        Reader(corpus).read(corpus[3:5], 0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -191,7 +191,7 @@ def test_what_the_ctc_loss_leaves_out_is_told(corpus, settings, undisturbed, tmp
     """Six tokens do not fit an embedding of 400 ms; words that the warm start never saw are not in its head."""
     short = [*settings, "warm_start.steps=1"]
     assert mooer(*command("warm_start", corpus, [*short, "adapter.stack=20"], tmp_path / "slow")) == 0
-    assert "have more tokens than frames: no loss: u" in capsys.readouterr().err
+    assert "have more targets than frames: no loss: u" in capsys.readouterr().err
     said = (corpus / "text").read_text().replace("please", "marmalade")
     (tmp_path / "text").write_text(said)
     words = [

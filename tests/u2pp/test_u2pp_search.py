@@ -88,16 +88,6 @@ def test_a_wide_attention_search_finds_the_best_text_there_is() -> None:
 
 
 @torch.no_grad()
-def test_the_length_penalty_divides_scores() -> None:
-    model, states = make(), torch.randn(4, 16)
-    plain = {one.tokens: one.score for one in attention(model, states, SearchConfig(beam=50))}
-    found = [one for one in attention(model, states, SearchConfig(beam=50, length_penalty=0.7)) if one.tokens in plain]
-    assert len(found) > 10
-    for one in found:
-        assert one.score == pytest.approx(plain[one.tokens] / max(len(one.tokens) + 1, 1) ** 0.7, abs=1e-4)
-
-
-@torch.no_grad()
 def test_rescoring_adds_up_both_decoders_and_the_ctc() -> None:
     model, states = make(), torch.randn(5, 16)
     nbest = [Found((2, 3), -1.0), Found((), -2.0), Found((4, 4, 2), -1.5)]
@@ -120,20 +110,6 @@ def test_all_modes_of_a_batch_and_of_its_utterances_alone_agree() -> None:
             m: some[0].tokens for m, some in alone.items()
         }
     assert set(both[0]) == set(config.modes)
-
-
-def test_a_penalty_on_the_blank_gives_longer_texts() -> None:
-    model, features, lengths = make(), torch.randn(1, 200, 80), torch.tensor([200])
-    with torch.no_grad():
-        model.ctc.bias[0] += 3.0
-    sizes = []
-    for penalty in (0.0, 6.0):
-        ((one,),) = [
-            f["ctc_greedy"]
-            for f in search(model, features, lengths, SearchConfig(["ctc_greedy"], blank_penalty=penalty))
-        ]
-        sizes.append(len(one.tokens))
-    assert sizes[1] > sizes[0]
 
 
 def test_an_unknown_mode_is_named() -> None:

@@ -1,0 +1,59 @@
+"""What a command line of `mooer train` asks for, whatever it trains: read, checked, and told apart from other runs."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mooer_tk.config import DataConfig, essence
+from mooer_tk.data.array_shards import ShardReader
+from mooer_tk.data.atomic import fingerprint
+from mooer_tk.errors import UserError
+from mooer_tk.llm.prompt import Prompt
+from mooer_tk.model_dir import model_files
+from mooer_tk.train.examples import Example, Source, load_examples
+
+
+@dataclass
+class Job:
+    """A run: its config and data; `mark` is the fingerprint of all that the result depends on."""
+
+    args: argparse.Namespace
+    config: Any
+    sources: list[Source]
+    dev: list[Source]
+    mark: str
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, config: Any, inputs: list[Path]) -> "Job":
+        """Parse the sources; `inputs` are files that count beside them and beside the model of --init-model.
+
+        Raises:
+            UserError: a malformed source.
+        """
+        sources, dev = ([Source.parse(one) for one in lines] for lines in (args.source, args.dev))
+        files = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
+        files += [*inputs, *(model_files(args.init_model) if args.init_model else [])]
+        return cls(args, config, sources, dev, fingerprint(essence(config), args.kind, args.source, args.dev, *files))
+
+    def is_audio(self) -> bool:
+        """Whether the sources are audio shards; they cannot be of both kinds."""
+        kinds = {s.states: bool(ShardReader(s.states).meta.get("audio")) for s in self.sources + self.dev}
+        if len(set(kinds.values())) > 1:
+            cached = ", ".join(sorted(str(name) for name, audio in kinds.items() if not audio))
+            raise UserError(
+                f"{cached}: encoder states, but other sources are audio. Make all of them in one way, such as: "
+                "mooer states DATA OUT --audio"
+            )
+        return any(kinds.values())
+
+    def examples(
+        self, config: DataConfig, prompt: Prompt, tokenizer: Any, out: Path | None, state_ms: float
+    ) -> tuple[list[Example], list[Example]]:
+        """Training and dev examples (train/examples.py); what is skipped is named in `out`, if there is one."""
+        found = []
+        for name, sources in (("train", self.sources), ("dev", self.dev)):
+            report = out / f"skipped_{name}.tsv" if out else None
+            options = {"max_skip": self.args.max_skip, "state_ms": state_ms}
+            found.append(load_examples(sources, config, prompt, tokenizer, report, **options))
+        return found[0], found[1]
