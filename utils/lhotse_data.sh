@@ -27,19 +27,9 @@ command -v lhotse >/dev/null || { echo "lhotse_data.sh: error: lhotse is not ins
 
 manifests=data/manifests
 options=()
-if lhotse prepare "$corpus" --help | grep -q -- --num-jobs; then options+=(--num-jobs "$jobs"); fi
-if lhotse prepare "$corpus" --help | grep -q -- --dataset-parts; then for part in "$@"; do options+=(--dataset-parts "$part"); done; fi
+known=$(lhotse prepare "$corpus" --help)
+if [[ $known == *--num-jobs* ]]; then options+=(--num-jobs "$jobs"); fi
+if [[ $known == *--dataset-parts* ]]; then for part in "$@"; do options+=(--dataset-parts "$part"); done; fi
 mkdir -p "$manifests"
 lhotse prepare "$corpus" "$folder" "$manifests" ${options[@]+"${options[@]}"}
-
-for part in "$@"; do
-  recordings=$(find "$manifests" -name "*recordings_$part.jsonl.gz" | head -n 1)
-  supervisions=$(find "$manifests" -name "*supervisions_$part.jsonl.gz" | head -n 1)
-  [ -n "$recordings" ] && [ -n "$supervisions" ] || { echo "lhotse_data.sh: error: $corpus has no part $part in $manifests" >&2; exit 2; }
-  lhotse kaldi export "$recordings" "$supervisions" "data/$part"
-  "$tools/fix_data_dir.sh" "data/$part"
-  if [ "$max_utts" -gt 0 ]; then
-    mv "data/$part" "data/$part.whole"
-    "$tools/subset_data_dir.sh" "data/$part.whole" "$max_utts" "data/$part"
-  fi
-done
+"$tools/lhotse_to_kaldi.py" "$manifests" data "$@" --max-utts "$max_utts"

@@ -104,8 +104,9 @@ class ConformerEncoder(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(config.mels))
         self.register_buffer("std", torch.ones(config.mels))
-        self.conv1, self.conv2 = nn.Conv2d(1, config.dim, 3, 2), nn.Conv2d(config.dim, config.dim, 3, 2)
-        self.inward = nn.Linear(config.dim * (((config.mels - 1) // 2 - 1) // 2), config.dim)
+        channels = config.channels or config.dim
+        self.conv1, self.conv2 = nn.Conv2d(1, channels, 3, 2), nn.Conv2d(channels, channels, 3, 2)
+        self.inward = nn.Linear(channels * (((config.mels - 1) // 2 - 1) // 2), config.dim)
         self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.layers))
         self.norm, self.dropout = nn.LayerNorm(config.dim), nn.Dropout(config.dropout)
 
