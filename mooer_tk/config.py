@@ -197,14 +197,9 @@ def _read(path: Path | str) -> dict[str, Any]:
     return values
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config (or a part of one) as plain values."""
-    return dataclasses.asdict(config)
-
-
 def dump(config: Any) -> str:
     """The resolved config as YAML."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False)
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def essence(config: Any) -> str:

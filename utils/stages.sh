@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # utils/stages.sh: what every staged script does around its stages. Sourced after the options are read.
 #
-# It reads the variables stage, stop_stage and exp (the experiment's directory), and gives the script:
+# It reads the variables stage, stop_stage, exp (the experiment's directory), nj and launcher, and gives the script:
 #   die MESSAGE                   end with an error
 #   if begin N TITLE; then        a stage; true when it is asked for. Its time goes to $exp/timing.tsv
 #   end_stage                     after the last stage
 #   tee_log NAME COMMAND ...      a long command, its progress on the terminal and in $exp/log/NAME.log
 #   plot PICTURE DIR ...          draw what lies in these directories
+#   states OPTION ... -- DATA OUT ...   shards of data directories, in $nj jobs of $launcher and a closing call
 
 # Said here so that a script that forgets one of them hears of it.
-: "${stage:?}" "${stop_stage:?}" "${exp:?}"
+: "${stage:?}" "${stop_stage:?}" "${exp:?}" "${nj:?}" "${launcher:?}"
 
 Script_name=$(basename "${BASH_SOURCE[1]}")
 
@@ -40,6 +41,17 @@ tee_log() {
   shift
   mkdir -p "$exp/log"
   "$@" 2> >(tee -a "$exp/log/$name.log" >&2)
+}
+
+states() {
+  local options=() log=$exp/log/states.JOB.log
+  while [ "$1" != -- ]; do options+=("$1"); shift; done
+  shift
+  if [ "$nj" -gt 1 ]; then
+    printf 'encoding in %s jobs; watch: tail -f %s\n' "$nj" "$PWD/${log/JOB/1}" >&2
+    "$launcher" --max-jobs "$nj" "JOB=1:$nj" "$log" mooer states "$@" --job JOB --nj "$nj" --threads 1 "${options[@]}"
+  fi
+  mooer states "$@" "${options[@]}"
 }
 
 plot() { "$MOOER_ROOT/utils/plot.py" "$@" >&2; }

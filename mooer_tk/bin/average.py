@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mooer_tk.config import git_hash, load_config
+from mooer_tk.config import git_hash
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done
-from mooer_tk.errors import UserError
 from mooer_tk.progress import log
 
 
@@ -19,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Average and export."""
-    from mooer_tk.llm.checkpoint import Parts, write_parts
-    from mooer_tk.llm.prompt import Prompt
+    from mooer_tk.llm.checkpoint import export_run as export
     from mooer_tk.train.checkpoints import average, best, list_checkpoints
 
     found = list_checkpoints(args.run / "checkpoints")
@@ -30,26 +28,10 @@ def run(args: argparse.Namespace) -> int:
         log(f"{args.out} is up to date")
         return 0
     if (args.run / "start").is_dir():
-        from mooer_tk.u2pp.job import export
-
-        export(args.run, args.out, [path for path, _ in chosen])
-        mark_done(args.out, mark)
-        return 0
-    weights = average([path for path, _ in chosen])
-    adapter = {name: value for name, value in weights.items() if name.startswith(("adapter.", "head."))}
-    # As peft names them in a file.
-    lora = {name.removeprefix("llm.").replace(".default", ""): v for name, v in weights.items() if ".lora_" in name}
-    if lost := sorted(weights.keys() - adapter.keys() - {name for name in weights if ".lora_" in name}):
-        raise UserError(f"{args.run}: weights that no export knows: {', '.join(lost)}. Train again with this version.")
-    parts = Parts(
-        config=load_config(args.run / "config.yaml"),
-        prompt=Prompt.load(args.run / "prompt.json"),
-        dim=len(weights["adapter.mean"]),
-        adapter=adapter,
-        lora=lora,
-    )
+        from mooer_tk.u2pp.job import export_run as export
     names = [path.name for path, _ in chosen]
-    write_parts(args.out, parts, {"git": git_hash(), "run": str(args.run), "averaged": names})
+    weights = average([path for path, _ in chosen])
+    export(args.run, args.out, weights, {"git": git_hash(), "run": str(args.run), "averaged": names})
     mark_done(args.out, mark)
     log(f"{args.out}: the average of {', '.join(names)}")
     return 0

@@ -1,6 +1,7 @@
 """Show a config as it resolves, or the values of some of its keys."""
 
 import argparse
+from operator import attrgetter
 from pathlib import Path
 
 from mooer_tk.config import dump, load_config, system_of
@@ -24,13 +25,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.get:
         print(dump(config), end="")
         return 0
-    values = []
-    for key in args.get:
-        value: object = config
-        for part in key.split("."):
-            if not hasattr(value, part):
-                raise UserError(f"--get {key}: the config has no such key.")
-            value = getattr(value, part)
-        values.append(str(value))
-    print(*values)
+    try:
+        print(*(attrgetter(key)(config) for key in args.get))
+    except AttributeError as error:
+        raise UserError(f"--get {' '.join(args.get)}: {error}.") from error
     return 0

@@ -1,13 +1,14 @@
 """Decode cached states with a trained model: one task, n-best lists with scores, resumable."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mooer_tk.config import DecodeConfig, to_dict
+from mooer_tk.config import DecodeConfig
 from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, write_json
 from mooer_tk.data.kaldi_dir import write_table
@@ -37,7 +38,7 @@ def decode_directory(
         config: generation; None takes the one saved with the model.
     """
     shards = ShardReader(states)
-    settings = to_dict(config) if config else None
+    settings = asdict(config) if config else None
     mark = fingerprint(shards.meta, *model_files(model_dir), task, settings, nbest, sorted(shards))
     if is_done(out, mark):
         log(f"{out} is up to date")
@@ -61,7 +62,7 @@ def decode_directory(
     capped = sorted(utt for utt, one in best.items() if one["capped"])
     write_json(out / "guards.json", {"utterances": len(best), "capped": len(capped), "capped_utts": capped})
     log(f"{out}: {len(best)} utterances decoded, {len(capped)} ended by the length cap (named in guards.json)")
-    mark_done(out, mark, task=task, model=str(model_dir), decode=to_dict(config))
+    mark_done(out, mark, task=task, model=str(model_dir), decode=asdict(config))
 
 
 def decode_shards(

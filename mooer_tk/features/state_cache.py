@@ -1,12 +1,13 @@
 """Run a frozen encoder over a data directory once and keep its states in shards (float16), or keep the audio itself."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from mooer_tk.config import EncoderConfig, to_dict
+from mooer_tk.config import EncoderConfig
 from mooer_tk.data.array_shards import ShardReader, ShardWriter
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, sweep_leftovers
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
@@ -53,7 +54,7 @@ def cache_states(
     mark = fingerprint(
         *own,
         [FORMAT, audio],
-        {} if audio else to_dict(config),
+        {} if audio else asdict(config),
         list(SECONDS),
         [(u.utt, u.source, u.start, u.end) for u in utterances],
     )
@@ -62,7 +63,7 @@ def cache_states(
         return
     shards = [utterances[i : i + SHARD_UTTS] for i in range(0, len(utterances), SHARD_UTTS)]
     mine = [n for n in range(len(shards)) if job == 0 or (n + turn) % nj == job - 1]
-    facts = {"audio": True} if audio else {"encoder": to_dict(config)}
+    facts = {"audio": True} if audio else {"encoder": asdict(config)}
     writer = ShardWriter(out, {"fingerprint": mark, **facts})
     if job == 0:
         sweep_leftovers(out)

@@ -95,6 +95,21 @@ def write_parts(folder: Path, parts: Parts, info: dict[str, Any]) -> None:
         write_json(target / "info.json", {"mooer_tk": __version__, "dim": parts.dim, **info})
 
 
+def export_run(run: Path, out: Path, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
+    """Write the model of a run (`mooer train instruct`) from averaged weights.
+
+    Raises:
+        UserError: weights that belong neither to the adapter nor to LoRA.
+    """
+    adapter = {name: value for name, value in weights.items() if name.startswith(("adapter.", "head."))}
+    # As peft names them in a file.
+    lora = {name.removeprefix("llm.").replace(".default", ""): v for name, v in weights.items() if ".lora_" in name}
+    if lost := [name for name in sorted(weights) if name not in adapter and ".lora_" not in name]:
+        raise UserError(f"{run}: weights that no export knows: {', '.join(lost)}. Train again with this version.")
+    config, prompt = load_config(run / "config.yaml"), Prompt.load(run / "prompt.json")
+    write_parts(out, Parts(config, prompt, len(weights["adapter.mean"]), adapter, lora), info)
+
+
 def read_parts(folder: Path | str) -> Parts:
     """Read an exported model: its own folder, or the `exp/NAME` that it lies below.
 

@@ -17,18 +17,14 @@ from mooer_tk.llm.speech_llm import Fill, SpeechLLM
 from mooer_tk.models import resolve_model
 
 # Shapes of LLMs that people count before they download them, as their config.json on the model hub says.
-_QWEN2 = {"model_type": "qwen2", "num_hidden_layers": 28}
+_NAMES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+_QWEN2 = {
+    "Qwen/Qwen2-7B-Instruct": ((3584, 18944, 28, 4, 152064), False),
+    "Qwen/Qwen2-1.5B-Instruct": ((1536, 8960, 12, 2, 151936), True),
+}
 SHAPES = {
-    "Qwen/Qwen2-7B-Instruct": {
-        **_QWEN2,
-        **{"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4},
-        **{"vocab_size": 152064, "tie_word_embeddings": False},
-    },
-    "Qwen/Qwen2-1.5B-Instruct": {
-        **_QWEN2,
-        **{"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2},
-        **{"vocab_size": 151936, "tie_word_embeddings": True},
-    },
+    name: {**dict(zip(_NAMES, sizes, strict=True)), "num_hidden_layers": 28, "tie_word_embeddings": tied}
+    for name, (sizes, tied) in _QWEN2.items()
 }
 GIB = 2**30
 
@@ -84,8 +80,7 @@ def llm_shape(config: Config) -> Any:
     except UserError:
         if name not in SHAPES:
             raise
-    shape = dict(SHAPES[name])
-    return AutoConfig.for_model(shape.pop("model_type"), **shape)
+    return AutoConfig.for_model("qwen2", **SHAPES[name])
 
 
 def meta_encoder(config: Config) -> nn.Module:

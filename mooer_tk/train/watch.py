@@ -11,6 +11,7 @@ import torch
 from mooer_tk.data.atomic import write_text
 from mooer_tk.precision import autocast
 from mooer_tk.progress import log
+from mooer_tk.train.processes import add_by_name
 
 # Dense bfloat16 operations per second by the makers' data sheets; the first name that the GPU's own contains counts.
 PEAKS = {"B200": 2.25e15, "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12, "4090": 165e12}
@@ -27,9 +28,8 @@ class Window:
 
     def add(self, sums: dict[str, float], counts: dict[str, int], seconds: float, facts: dict[str, float]) -> None:
         """Take one step in; `facts` holds positions, padded and flops of all processes."""
-        for name, count in counts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + sums.get(name, 0.0)
-            self.counts[name] = self.counts.get(name, 0) + count
+        self.counts = add_by_name([self.counts, counts])
+        self.sums = add_by_name([self.sums, {name: sums.get(name, 0.0) for name in counts}])
         self.positions, self.padded = self.positions + facts["positions"], self.padded + facts["padded"]
         self.flops, self.seconds = self.flops + facts["flops"], self.seconds + seconds
 

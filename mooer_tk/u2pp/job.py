@@ -2,15 +2,16 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from mooer_tk.config import git_hash, load_config
 from mooer_tk.encoders.log_mel import LogMel
 from mooer_tk.errors import UserError
 from mooer_tk.progress import log
 from mooer_tk.train.batches import Reader
-from mooer_tk.train.checkpoints import average
 from mooer_tk.train.examples import state_statistics
 from mooer_tk.train.job import Job
 from mooer_tk.u2pp.config import U2ppConfig
@@ -65,10 +66,7 @@ def build_objective(job: Job, out: Path | None) -> U2ppObjective:
     return U2ppObjective(model, units, train_set, dev_set, config, out)
 
 
-def export(run: Path, out: Path, checkpoints: list[Path]) -> None:
-    """Average checkpoints of a run and write the model; what was frozen is what the run started with."""
+def export_run(run: Path, out: Path, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
+    """Write the model of a run from averaged weights; what was frozen is what the run started with."""
     model, config, units = load_model(run / "start")
-    weights = {**model.state_dict(), **average(checkpoints)}
-    names = [path.name for path in checkpoints]
-    save_model(out, config, units.path, weights, {"git": git_hash(), "run": str(run), "averaged": names})
-    log(f"{out}: the average of {', '.join(names)}")
+    save_model(out, config, units.path, {**model.state_dict(), **weights}, info)

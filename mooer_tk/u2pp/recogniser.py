@@ -1,11 +1,12 @@
 """A trained U2++ model at work: waves, files or shards of audio in, hypotheses out."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mooer_tk.config import load_config, to_dict
+from mooer_tk.config import load_config
 from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio
@@ -71,7 +72,7 @@ def decode_audio(shards: Path, folder: Path, out: Path, overrides: list[str], nb
     if not reader.meta.get("audio"):
         raise UserError(f"{shards} holds encoder states, but U2++ needs audio: mooer states DATA OUT --audio.")
     recogniser = Recogniser(folder, overrides)
-    settings = to_dict(recogniser.config)
+    settings = asdict(recogniser.config)
     mark = fingerprint(reader.meta, *model_files(folder), settings, nbest, sorted(reader))
     if is_done(out, mark):
         log(f"{out} is up to date")

@@ -161,15 +161,11 @@ def search(model: U2pp, features: Tensor, lengths: Tensor, config: SearchConfig)
 
 
 def _search_one(model: U2pp, states: Tensor, log_probs: Tensor, config: SearchConfig) -> dict[str, list[Found]]:
-    found: dict[str, list[Found]] = {}
     nbest = ctc_prefix_beam(log_probs, config.beam) if {MODES[1], MODES[3]} & set(config.modes) else []
-    for mode in config.modes:
-        if mode == "ctc_greedy":
-            found[mode] = [ctc_greedy(log_probs)]
-        elif mode == "ctc_prefix_beam":
-            found[mode] = nbest
-        elif mode == "attention":
-            found[mode] = attention(model, states, config)
-        else:
-            found[mode] = rescore(model, states, nbest, config)
-    return found
+    ways = {
+        "ctc_greedy": lambda: [ctc_greedy(log_probs)],
+        "ctc_prefix_beam": lambda: nbest,
+        "attention": lambda: attention(model, states, config),
+        "attention_rescoring": lambda: rescore(model, states, nbest, config),
+    }
+    return {mode: ways[mode]() for mode in config.modes}

@@ -39,10 +39,9 @@ class Units:
                 raise UserError(
                     f"{path} is no sentencepiece model ({error}): make it with utils/make_units.py."
                 ) from error
-            names = [self.pieces.id_to_piece(i) for i in range(self.pieces.get_piece_size())]
-            names = [
-                name for i, name in enumerate(names) if not self.pieces.is_control(i) and not self.pieces.is_unknown(i)
-            ]
+            ids = range(self.pieces.get_piece_size())
+            written = [i for i in ids if not self.pieces.is_control(i) and not self.pieces.is_unknown(i)]
+            names = [self.pieces.id_to_piece(i) for i in written]
         else:
             names = self.path.read_text(encoding="utf-8").split()
         self.names = ["<blank>", "<unk>", *names, "<sos/eos>"]

@@ -35,7 +35,7 @@ def environment(recipe: Path) -> dict[str, str]:
         (folder / name).chmod(0o755)
     return {
         **os.environ,
-        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "VIRTUAL_ENV": sys.prefix,
         "OMP_NUM_THREADS": "2",

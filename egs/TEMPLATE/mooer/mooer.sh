@@ -70,17 +70,6 @@ joint=false
 if [ "$warm_start" = true ] && [ "$ctc_weight" != 0.0 ]; then joint=true; fi
 mkdir -p "$exp"
 
-# states DATA OUT ...: cache the encoder states of data directories, in nj jobs and a closing call.
-states() {
-  local options=(--config "$config" --set ${overrides[@]+"${overrides[@]}"} --max-skip "$max_skip")
-  if [ "$nj" -gt 1 ]; then
-    local log=$exp/log/states.JOB.log
-    printf 'encoding in %s jobs; watch: tail -f %s\n' "$nj" "$PWD/${log/JOB/1}" >&2
-    "$launcher" --max-jobs "$nj" "JOB=1:$nj" "$log" mooer states "$@" --job JOB --nj "$nj" --threads 1 "${options[@]}"
-  fi
-  mooer states "$@" "${options[@]}"
-}
-
 if begin 0 "download"; then
   # What is a directory, such as a U2++ model of another recipe, is here already.
   wanted=("$llm")
@@ -125,7 +114,7 @@ if begin 3 "TTS speech and encoder states"; then
       pairs+=("data/$lang/$part" "$dump/$lang/$part")
     done
   done
-  states "${pairs[@]}"
+  states --config "$config" --set ${overrides[@]+"${overrides[@]}"} --max-skip "$max_skip" -- "${pairs[@]}"
 fi
 
 # What is trained on, and what the dev scores are taken from (human text: it is there for scoring).

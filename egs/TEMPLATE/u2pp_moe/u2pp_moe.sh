@@ -21,7 +21,8 @@ set -euo pipefail
 # General.
 stage=0           # first stage to run
 stop_stage=9      # last stage to run
-nj=2              # processes of the speech synthesis
+cmd=              # launcher: utils/run.sh, utils/slurm.sh or utils/sge.sh (default: see cmd.sh)
+nj=2              # jobs that synthesise speech and write shards
 tag=u2pp          # the experiments are exp/<tag>/...
 config=conf/dense.yaml  # the dense model and its training
 more_config=conf/more.yaml  # training of what starts from the dense model
@@ -55,12 +56,14 @@ normaliser=target-en
 train_cmd=mooer   # what runs `train`; in 8 processes: "torchrun --standalone --nproc-per-node 8 -m mooer_tk.bin.main"
 
 . ./path.sh
+. ./cmd.sh
 invocation="../../TEMPLATE/u2pp_moe/${0##*/} $*"
 . "$MOOER_ROOT/utils/parse_options.sh"
 
 read -r -a overrides <<<"$set"
 read -r -a trainer <<<"$train_cmd"
 exp=exp/$tag
+launcher=${cmd:-$MOOER_CMD}
 . "$MOOER_ROOT/utils/stages.sh"
 
 case $labels in pseudo) suffix=_pl ;; human) suffix= ;; *) die "--labels is pseudo or human, not '$labels'" ;; esac
@@ -97,11 +100,12 @@ if begin 3 "shards and units"; then
   if [ "$tts_utts" -gt 0 ]; then
     tee_log tts "$MOOER_ROOT/utils/synthesise_speech.py" data/tts/text data/tts/speech --nj "$nj"
   fi
-  texts=()
-  for dir in "${dirs[@]}" "${tests[@]}"; do
+  pairs=() texts=()
+  while IFS= read -r dir; do
     "$MOOER_ROOT/utils/validate_data_dir.sh" "data/$dir"
-    mooer states "data/$dir" "dump/$dir" --audio --max-skip "$max_skip"
-  done
+    pairs+=("data/$dir" "dump/$dir")
+  done < <(printf '%s\n' "${dirs[@]}" "${tests[@]}" | sort -u)
+  states --audio --max-skip "$max_skip" -- "${pairs[@]}"
   for dir in "${dirs[@]:1}"; do texts+=("$(text_of "$dir")"); done
   mkdir -p data/units
   if [ "$pieces" -gt 0 ]; then

@@ -1,0 +1,1 @@
+../mooer/cmd.sh

@@ -1,0 +1,1 @@
+../../asterisk/mooer/cmd.sh
