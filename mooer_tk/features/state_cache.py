@@ -10,7 +10,7 @@ from mooer_tk.config import EncoderConfig, to_dict
 from mooer_tk.data.array_shards import ShardReader, ShardWriter
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, sweep_leftovers
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
-from mooer_tk.data.kaldi_dir import DataDir, Utterance
+from mooer_tk.data.kaldi_dir import Utterance, read_utterances
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.encoders.table import build_encoder
@@ -47,7 +47,7 @@ def cache_states(
     Raises:
         UserError: an unsound data directory, or more skipped utterances than `max_skip`.
     """
-    utterances = DataDir(data_dir).utterances()
+    utterances = read_utterances(data_dir)
     # A model of our own may have been trained again in the same place.
     own = model_files(config.model) if is_u2pp(config.model) and not audio else []
     mark = fingerprint(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
-from mooer_tk.data.kaldi_dir import TABLES, DataDir, Utterance, read_table, write_table
+from mooer_tk.data.kaldi_dir import TABLES, Utterance, read_table, read_utterances, write_table
 from mooer_tk.data.result_log import ResultLog
 from mooer_tk.data.skips import SkipReport
 from mooer_tk.label.u2pp_teacher import U2ppTeacher
@@ -33,7 +33,7 @@ def label_directory(
     Labels are kept in `labels.jsonl` as they come, so that a killed run goes on at its batch. The human tables stay
     where they are, in `data_dir`; utils/label_report.py compares them with the labels.
     """
-    utterances = DataDir(data_dir).utterances()
+    utterances = read_utterances(data_dir)
     settings = {"teacher": teacher, "language": language, "tasks": tasks, "beam": beam}
     # A model of our own may have been trained again in the same place.
     own = model_files(teacher) if is_u2pp(teacher) else []
