@@ -8,7 +8,7 @@ import numpy as np
 
 from mooer_tk.data.audio import SAMPLE_RATE
 from mooer_tk.errors import UserError
-from mooer_tk.models import resolve_teacher
+from mooer_tk.models import resolve_model
 
 WHISPER_TASKS = {"asr": "transcribe", "ast": "translate"}
 LONGEST_SECONDS, WINDOW_SECONDS = 30, 10
@@ -29,7 +29,7 @@ class WhisperTeacher:
             from faster_whisper import WhisperModel
         except ImportError as error:
             raise UserError("the Whisper teacher needs faster-whisper: pip install 'mooer_tk[label]'") from error
-        path = resolve_teacher(name).path
+        path = resolve_model(name, "teacher").path
         self.whisper = WhisperModel(str(path), device="auto", compute_type="int8", cpu_threads=threads)
         if language != "en" and not self.whisper.model.is_multilingual:
             raise UserError(f"the teacher {name} knows English only; choose a multilingual one for '{language}'.")
