@@ -7,7 +7,7 @@ from mooer_tk.data.atomic import fingerprint, is_done, mark_done
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
 from mooer_tk.data.kaldi_dir import TABLES, Utterance, read_table, read_utterances, write_table
 from mooer_tk.data.result_log import ResultLog
-from mooer_tk.data.skips import SkipReport
+from mooer_tk.data.skips import report_skips
 from mooer_tk.label.u2pp_teacher import U2ppTeacher
 from mooer_tk.label.whisper_teacher import LONGEST_SECONDS, WhisperTeacher
 from mooer_tk.model_dir import is_u2pp, model_files
@@ -56,14 +56,14 @@ def label_directory(
         while batch := list(itertools.islice(counted, BATCH_UTTS)):
             log_of_labels.add(_label(hears, batch, tasks, allow_pipe))
 
-    skips = SkipReport(f"labels of {data_dir}", max_skip)
+    skipped = {}
     for utt, label in labels.items():
         if "skipped" in label:
-            skips.add(utt, label["skipped"])
+            skipped[utt] = label["skipped"]
         elif not all(label[task] for task in tasks):
-            skips.add(utt, "empty label: the teacher heard nothing")
-    log(skips.check(len(utterances), out / "skipped.tsv"))
-    kept = {utt: label for utt, label in labels.items() if utt not in skips.reasons}
+            skipped[utt] = "empty label: the teacher heard nothing"
+    log(report_skips(f"labels of {data_dir}", skipped, len(utterances), out / "skipped.tsv", max_share=max_skip))
+    kept = {utt: label for utt, label in labels.items() if utt not in skipped}
     for name in TABLES:
         if (data_dir / name).is_file():
             table = read_table(data_dir / name)
@@ -72,7 +72,7 @@ def label_directory(
     for task, name in (("asr", "text"), ("ast", "text.en")):
         if task in tasks:
             write_table(out / name, {utt: label[task] for utt, label in kept.items()})
-    mark_done(out, mark, **settings, utterances=len(kept), skipped=len(skips.reasons))
+    mark_done(out, mark, **settings, utterances=len(kept), skipped=len(skipped))
 
 
 def build_teacher(name: str, language: str, *, threads: int = 0, beam: int = 1) -> WhisperTeacher | U2ppTeacher:
