@@ -70,8 +70,8 @@ def _score_errors(
     whole = error_rate(refs, hyps, unit=_UNITS[args.metric], normaliser=normaliser)
     scores = {args.metric: _error_numbers(args, whole)}
     least = args.subset_min_words
-    if least > 0 and any(utt.ref_words >= least for utt in whole.utts):
-        scores[f"{args.metric}_subset"] = {"min_words": least, **_error_numbers(args, whole.subset(least))}
+    if least > 0 and (part := whole.subset(least)):
+        scores[f"{args.metric}_subset"] = {"min_words": least, **_error_numbers(args, part)}
     head = ["utt", "rate", *whole.counts, "ref_words", "ref", "hyp"]
     lines = [[u.utt, f"{u.rate:.2f}", *u.counts.values(), u.ref_words, u.ref, u.hyp] for u in whole.utts]
     _write_tsv(args.out / "per_utt.tsv", [head, *lines])

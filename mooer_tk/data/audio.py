@@ -112,12 +112,8 @@ def _riff_share(source: Path | io.BytesIO) -> float:
 
     FFmpeg takes the length of a wav from the size of the file, so that a cut file looks whole to it.
     """
-    if isinstance(source, Path):
-        size = source.stat().st_size
-        with source.open("rb") as file:
-            head = file.read(8)
-    else:
-        size, head = len(source.getvalue()), source.getvalue()[:8]
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file:
+        head, size = file.read(8), file.seek(0, io.SEEK_END)
     promised = int.from_bytes(head[4:], "little")
     # Programs that write to a pipe cannot know the length; they leave 0 or a number near 2 or 4 GiB.
     if head[:4] != b"RIFF" or promised % 2**31 > 2**31 - 2**16:

@@ -88,11 +88,11 @@ def _label(
     results, waves = [], {}
     for utterance in batch:
         try:
-            waves[utterance.utt] = load_utterance(utterance, allow_pipe=allow_pipe)
-            if len(waves[utterance.utt]) > LONGEST_SECONDS * SAMPLE_RATE:
+            samples = load_utterance(utterance, allow_pipe=allow_pipe)
+            if len(samples) > LONGEST_SECONDS * SAMPLE_RATE:
                 raise AudioError(f"too long: {utterance.utt} is longer than {LONGEST_SECONDS} s; cut it with segments")
+            waves[utterance.utt] = samples
         except AudioError as error:
-            waves.pop(utterance.utt, None)
             results.append({"utt": utterance.utt, "skipped": str(error)})
     if waves:
         labels = teacher.label(list(waves.values()), tasks)

@@ -84,16 +84,10 @@ class ErrorRate(_Counted):
         """What must be equal for two rates to be comparable, in the manner of sacrebleu."""
         return f"unit:{self.unit}|norm:{self.normaliser}|jiwer:{version('jiwer')}"
 
-    def subset(self, min_words: int) -> Self:
-        """The part whose normalised reference has at least `min_words` words; aligned utterances are reused.
-
-        Raises:
-            UserError: no reference is that long.
-        """
+    def subset(self, min_words: int) -> Self | None:
+        """The part whose normalised reference has at least `min_words` words; None where none is that long."""
         kept = tuple(utt for utt in self.utts if utt.ref_words >= min_words)
-        if not kept:
-            raise UserError(f"no reference has {min_words} words or more. Lower --subset-min-words, or give 0.")
-        return replace(self, utts=kept, skipped=(), words_on_empty=0)
+        return replace(self, utts=kept, skipped=(), words_on_empty=0) if kept else None
 
     def statistics(self) -> SufficientStatistics:
         """Counts of shape (N, 2): errors and reference length of each utterance."""
