@@ -5,8 +5,8 @@ A directory holds `wav.scp` (utt -> file), optionally `segments` (utt -> recordi
 utils/data_dir.py validates, fixes, subsets and splits them.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError
@@ -50,8 +50,7 @@ def write_table(path: Path | str, table: dict[str, str]) -> None:
     write_text(path, "".join(f"{key} {value}".rstrip() + "\n" for key, value in sorted(table.items())))
 
 
-@dataclass(frozen=True)
-class Utterance:
+class Utterance(NamedTuple):
     """Where the audio of one utterance lies; `end` < 0 means until the end of the recording (seconds)."""
 
     utt: str

@@ -50,13 +50,7 @@ def cache_states(
     utterances = read_utterances(data_dir)
     # A model of our own may have been trained again in the same place.
     own = model_files(config.model) if is_u2pp(config.model) and not audio else []
-    mark = fingerprint(
-        *own,
-        [FORMAT, audio],
-        {} if audio else to_dict(config),
-        list(SECONDS),
-        [(u.utt, u.source, u.start, u.end) for u in utterances],
-    )
+    mark = fingerprint(*own, [FORMAT, audio], {} if audio else to_dict(config), SECONDS, utterances)
     if is_done(out, mark):
         log(f"{out} is up to date")
         return

@@ -37,7 +37,7 @@ def label_directory(
     settings = {"teacher": teacher, "language": language, "tasks": tasks, "beam": beam}
     # A model of our own may have been trained again in the same place.
     own = model_files(teacher) if is_u2pp(teacher) else []
-    mark = fingerprint(settings, *own, [(u.utt, u.source, u.start, u.end) for u in utterances])
+    mark = fingerprint(settings, *own, utterances)
     if is_done(out, mark):
         log(f"{out} is up to date")
         return
