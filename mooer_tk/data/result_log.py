@@ -34,7 +34,7 @@ class ResultLog:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The lines of a jsonl file that can be read, in order; none where there is no file, or where a kill tore one."""
+    """The lines of a jsonl file, without those that a kill tore; none where there is no file."""
     lines = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
