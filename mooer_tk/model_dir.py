@@ -1,7 +1,8 @@
 """A model's directory, whatever its kind: where it lies, its files, and which system it is of."""
 
-import json
 from pathlib import Path
+
+from mooer_tk.data.atomic import read_json
 
 U2PP = "u2pp"
 
@@ -19,7 +20,4 @@ def model_files(folder: Path | str) -> list[Path]:
 
 def is_u2pp(folder: Path | str) -> bool:
     """Whether a directory holds a model of U2++."""
-    try:
-        return json.loads((model_folder(folder) / "info.json").read_text(encoding="utf-8"))["system"] == U2PP
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return read_json(model_folder(folder) / "info.json").get("system") == U2PP

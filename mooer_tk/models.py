@@ -49,25 +49,18 @@ def cache_root() -> Path:
     return Path(os.environ.get("MOOER_CACHE") or Path.home() / ".cache" / "mooer_tk").expanduser().resolve()
 
 
-def resolve_model(name: str, bring: Mapping[str, Source] | None = None) -> ResolvedModel:
-    """Find a model as a transformers folder.
+def resolve_model(name: str, kind: str = "model", bring: Mapping[str, Source] | None = None) -> ResolvedModel:
+    """Find a model as a transformers folder, or a Whisper teacher as a CTranslate2 folder for faster-whisper.
 
     Args:
-        name: a folder, a name of `MODELS`, or `organisation/name` on the model hub.
+        name: a folder, a name of `MODELS` or `TEACHERS`, or `organisation/name` on the model hub.
+        kind: "model" or "teacher".
         bring: what else sources such as `hub` and `packages` do with a model (default: look, and bring nothing).
 
     Raises:
         UserError: an unknown name, or no source has it; the message tells what each source said.
     """
-    return _resolve(name, MODELS, "model", bring)
-
-
-def resolve_teacher(name: str, bring: Mapping[str, Source] | None = None) -> ResolvedModel:
-    """Find a Whisper model as a CTranslate2 folder for faster-whisper; arguments and errors as `resolve_model`."""
-    return _resolve(name, TEACHERS, "teacher", bring)
-
-
-def _resolve(name: str, table: dict[str, KnownModel], kind: str, bring: Mapping[str, Source] | None) -> ResolvedModel:
+    table = TEACHERS if kind == "teacher" else MODELS
     short = next((known for known, model in table.items() if name in (known, model.repo)), name)
     is_path = name.startswith(("/", ".", "~")) or Path(name).exists()
     if short not in table and not is_path and name.count("/") != 1:

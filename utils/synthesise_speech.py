@@ -38,7 +38,7 @@ import soxr
 from mooer_tk.data.atomic import fingerprint, replacing, sweep_leftovers
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio
 from mooer_tk.data.kaldi_dir import read_table, write_table
-from mooer_tk.data.skips import SkipReport
+from mooer_tk.data.skips import report_skips
 from mooer_tk.errors import UserError, exit_status, nearest
 from mooer_tk.models import cache_root
 from mooer_tk.progress import log, track
@@ -222,17 +222,14 @@ def synthesise(
     sweep_leftovers(folder)
     waiting = [utt for utt in sentences if not files[utt].exists()]
     work = [(sentences[utt], deliveries[utt], files[utt]) for utt in waiting]
-    skips = SkipReport(f"speech of {text}", max_skip)
     done = len(sentences) - len(waiting)
     failures = track(_speak_all(work, nj), f"speaking {text}", len(sentences), done=done)
-    for utt, failure in zip(waiting, failures, strict=True):
-        if failure:
-            skips.add(utt, failure)
+    skipped = {utt: failure for utt, failure in zip(waiting, failures, strict=True) if failure}
     # Again: processes of a killed run may have outlived the first sweep by a sentence.
     sweep_leftovers(folder)
-    spoken = {utt: file for utt, file in files.items() if utt not in skips.reasons}
+    spoken = {utt: file for utt, file in files.items() if utt not in skipped}
     seconds = {utt: soundfile.info(file).duration for utt, file in spoken.items()}
-    summary = skips.check(len(sentences), out / "skipped.tsv")
+    summary = report_skips(f"speech of {text}", skipped, len(sentences), out / "skipped.tsv", max_share=max_skip)
     write_table(out / "text", {utt: sentences[utt] for utt in spoken})
     write_table(out / "utt2spk", {utt: deliveries[utt].voice for utt in spoken})
     write_table(out / "utt2dur", {utt: f"{duration:.3f}" for utt, duration in seconds.items()})

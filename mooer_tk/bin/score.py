@@ -70,26 +70,19 @@ def _score_errors(
     whole = error_rate(refs, hyps, unit=_UNITS[args.metric], normaliser=normaliser)
     scores = {args.metric: _error_numbers(args, whole)}
     least = args.subset_min_words
-    if least > 0 and any(utt.ref_words >= least for utt in whole.utts):
-        scores[f"{args.metric}_subset"] = {"min_words": least, **_error_numbers(args, whole.subset(least))}
-    head = ["utt", "rate", "hits", "substitutions", "deletions", "insertions", "ref_length", "ref_words", "ref", "hyp"]
-    lines = [[f"{utt.rate:.2f}" if name == "rate" else getattr(utt, name) for name in head] for utt in whole.utts]
+    if least > 0 and (part := whole.subset(least)):
+        scores[f"{args.metric}_subset"] = {"min_words": least, **_error_numbers(args, part)}
+    head = ["utt", "rate", *whole.counts, "ref_words", "ref", "hyp"]
+    lines = [[u.utt, f"{u.rate:.2f}", *u.counts.values(), u.ref_words, u.ref, u.hyp] for u in whole.utts]
     _write_tsv(args.out / "per_utt.tsv", [head, *lines])
     write_alignments(args.out / "align.txt", whole)
     return scores
 
 
 def _error_numbers(args: argparse.Namespace, result: ErrorRate) -> dict[str, Any]:
-    return {
-        **_interval(args, result.statistics()),
-        "utterances": len(result.utts),
-        "errors": result.errors,
-        **result.counts,
-        "skipped": len(result.skipped),
-        "skipped_ids": list(result.skipped),
-        "words_on_empty": result.words_on_empty,
-        "signature": result.signature,
-    }
+    skipped = {"skipped": len(result.skipped), "skipped_ids": list(result.skipped)}
+    facts = {"errors": result.errors, **result.counts, **skipped, "words_on_empty": result.words_on_empty}
+    return _numbers(args, result.statistics(), result.signature, facts)
 
 
 def _score_translation(
@@ -100,20 +93,17 @@ def _score_translation(
     rows = zip(result.refs, *columns, strict=True)
     lines = [(utt, f"{bleu:.2f}", f"{chrf:.2f}", ref, hyp) for utt, bleu, chrf, ref, hyp in rows]
     _write_tsv(args.out / "per_utt.tsv", [("utt", "bleu", "chrf", "ref", "hyp"), *lines])
-    return {
-        metric.name.lower(): {
-            **_interval(args, metric.statistics),
-            "utterances": len(result.refs),
-            "signature": metric.signature,
-        }
-        for metric in (result.bleu, result.chrf)
-    }
+    metrics = (result.bleu, result.chrf)
+    return {metric.name.lower(): _numbers(args, metric.statistics, metric.signature, {}) for metric in metrics}
 
 
-def _interval(args: argparse.Namespace, statistics: SufficientStatistics) -> dict[str, float | None]:
-    if args.bootstrap == 0:
-        return {"value": statistics.point(), "low": None, "high": None, "confidence": None}
-    return asdict(bootstrap_interval(statistics, resamples=args.bootstrap, seed=args.seed))
+def _numbers(
+    args: argparse.Namespace, statistics: SufficientStatistics, signature: str, facts: dict[str, Any]
+) -> dict[str, Any]:
+    numbers = {"value": statistics.point(), "low": None, "high": None, "confidence": None}
+    if args.bootstrap:
+        numbers = asdict(bootstrap_interval(statistics, resamples=args.bootstrap, seed=args.seed))
+    return {**numbers, "utterances": len(statistics.ids), **facts, "signature": signature}
 
 
 def _write_tsv(path: Path, lines: Sequence[Sequence[Any]]) -> None:

@@ -12,7 +12,6 @@ Several processes, on one host or many:
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 from contextlib import nullcontext
@@ -24,7 +23,7 @@ from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
 from mooer_tk.adapters.table import build_adapter, resolve_stack
 from mooer_tk.config import TrainConfig, dump, git_hash, load_config
 from mooer_tk.data.array_shards import ShardReader
-from mooer_tk.data.atomic import is_done, mark_done, replacing, sole_writer, write_json, write_text
+from mooer_tk.data.atomic import is_done, mark_done, read_json, replacing, sole_writer, write_json, write_text
 from mooer_tk.encoders.table import build_encoder
 from mooer_tk.llm.causal_lm import load_llm
 from mooer_tk.llm.checkpoint import build_from, build_model, load_adapter, read_parts, tokens_in_use
@@ -133,10 +132,7 @@ def _read_job(args: argparse.Namespace) -> Job:
 
 def _put_other_run_aside(out: Path, mark: str) -> None:
     """A run of other settings in the same place cannot be gone on with: start anew, and say where it is."""
-    try:
-        earlier = json.loads((out / "run.json").read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        return
+    earlier = read_json(out / "run.json").get("fingerprint", mark)
     checkpoints, aside = out / "checkpoints", out / f"checkpoints.{earlier}"
     if earlier != mark and checkpoints.is_dir():
         shutil.rmtree(aside, ignore_errors=True)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from mooer_tk.data.atomic import replacing, write_json, write_text
+from mooer_tk.data.atomic import read_json, replacing, write_json, write_text
 from mooer_tk.data.audio import SAMPLE_RATE
 from mooer_tk.errors import UserError
 
@@ -58,14 +58,14 @@ class ShardWriter:
     def __init__(self, folder: Path | str, meta: dict[str, Any]) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if _read_meta(self.folder).get("fingerprint") != meta["fingerprint"]:
+        if read_json(self.folder / "meta.json").get("fingerprint") != meta["fingerprint"]:
             for old in sorted(self.folder.glob("shard-*"), reverse=True):
                 old.unlink(missing_ok=True)
             write_json(self.folder / "meta.json", meta)
 
     def describe(self, **facts: Any) -> None:
         """Add facts of the arrays that are known only once the first of them is made."""
-        write_json(self.folder / "meta.json", {**_read_meta(self.folder), **facts})
+        write_json(self.folder / "meta.json", {**read_json(self.folder / "meta.json"), **facts})
 
     def is_whole(self, number: int) -> bool:
         """True when this shard was finished by an earlier run."""
@@ -117,13 +117,6 @@ def _encode_audio(samples: np.ndarray) -> tuple[bytes, bytes]:
     return buffer.getvalue(), buffer.getvalue()
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 class ShardReader:
     """Random access by utterance id to a directory of shards.
 
@@ -142,7 +135,7 @@ class ShardReader:
 
     def __init__(self, folder: Path | str, *, unfinished: bool = False) -> None:
         self.folder = Path(folder)
-        self.meta = _read_meta(self.folder)
+        self.meta = read_json(self.folder / "meta.json")
         if not self.meta or not (unfinished or (self.folder / "done.json").is_file()):
             raise UserError(f"{self.folder} holds no finished shards: run stage 3 (mooer states) for it first.")
         self.entries: dict[str, Entry] = {}

@@ -140,6 +140,15 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def read_json(path: Path | str) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file, or none that can be read."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def fingerprint(*parts: Any) -> str:
     """A short hash of settings and input files: `Path` parts count by their content, all others by their JSON."""
     digest = hashlib.sha256()
@@ -154,10 +163,7 @@ def fingerprint(*parts: Any) -> str:
 
 def is_done(folder: Path | str, mark: str) -> bool:
     """True when `folder` holds a finished marker with this fingerprint (same settings, same inputs)."""
-    try:
-        return json.loads((Path(folder) / DONE).read_text(encoding="utf-8"))["fingerprint"] == mark
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return read_json(Path(folder) / DONE).get("fingerprint") == mark
 
 
 def mark_done(folder: Path | str, mark: str, **facts: Any) -> None:

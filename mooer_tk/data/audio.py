@@ -6,6 +6,7 @@ road, and its resampler brings them to one rate. The sample rate is read from th
 
 import io
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,9 @@ def load_audio(source: str | Path, *, allow_pipe: bool = False) -> np.ndarray:
 
 def load_utterance(utterance: Utterance, *, allow_pipe: bool = False) -> np.ndarray:
     """Load one utterance of a data directory, cut to its segment; same returns and errors as `load_audio`."""
-    samples = load_audio(utterance.source, allow_pipe=allow_pipe)
     if utterance.end < 0 and utterance.start == 0:
-        return samples
+        return load_audio(utterance.source, allow_pipe=allow_pipe)
+    samples = _last_recording(utterance.source, allow_pipe)
     stop = len(samples) if utterance.end < 0 else round(utterance.end * SAMPLE_RATE)
     # Kaldi's segment times are rounded to 10 ms; more than half a second past the end is a wrong table.
     if stop > len(samples) + SAMPLE_RATE // 2 or round(utterance.start * SAMPLE_RATE) >= len(samples):
@@ -55,7 +56,13 @@ def load_utterance(utterance: Utterance, *, allow_pipe: bool = False) -> np.ndar
             f"segment outside the recording: {utterance.utt} asks for {utterance.start}-{utterance.end} s "
             f"of {utterance.source}, which has {len(samples) / SAMPLE_RATE:.2f} s"
         )
-    return samples[round(utterance.start * SAMPLE_RATE) : stop]
+    return samples[round(utterance.start * SAMPLE_RATE) : stop].copy()
+
+
+@lru_cache(maxsize=1)
+def _last_recording(source: str, allow_pipe: bool) -> np.ndarray:
+    """A recording that is cut into segments: they come one after the other, and it may be hours long."""
+    return load_audio(source, allow_pipe=allow_pipe)
 
 
 def _run_pipe(command: str, allowed: bool) -> io.BytesIO:
@@ -112,12 +119,8 @@ def _riff_share(source: Path | io.BytesIO) -> float:
 
     FFmpeg takes the length of a wav from the size of the file, so that a cut file looks whole to it.
     """
-    if isinstance(source, Path):
-        size = source.stat().st_size
-        with source.open("rb") as file:
-            head = file.read(8)
-    else:
-        size, head = len(source.getvalue()), source.getvalue()[:8]
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file:
+        head, size = file.read(8), file.seek(0, io.SEEK_END)
     promised = int.from_bytes(head[4:], "little")
     # Programs that write to a pipe cannot know the length; they leave 0 or a number near 2 or 4 GiB.
     if head[:4] != b"RIFF" or promised % 2**31 > 2**31 - 2**16:

@@ -5,8 +5,8 @@ A directory holds `wav.scp` (utt -> file), optionally `segments` (utt -> recordi
 utils/data_dir.py validates, fixes, subsets and splits them.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mooer_tk.data.atomic import write_text
 from mooer_tk.errors import UserError
@@ -50,8 +50,7 @@ def write_table(path: Path | str, table: dict[str, str]) -> None:
     write_text(path, "".join(f"{key} {value}".rstrip() + "\n" for key, value in sorted(table.items())))
 
 
-@dataclass(frozen=True)
-class Utterance:
+class Utterance(NamedTuple):
     """Where the audio of one utterance lies; `end` < 0 means until the end of the recording (seconds)."""
 
     utt: str
@@ -60,47 +59,42 @@ class Utterance:
     end: float = -1.0
 
 
-class DataDir:
-    """One Kaldi data directory, read lazily."""
+def read_recordings(folder: Path | str) -> dict[str, str]:
+    """`wav.scp` of a directory: recording -> file, or command with a pipe.
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        if not (self.path / "wav.scp").is_file():
+    Raises:
+        UserError: no such table; a recording without a file.
+    """
+    if not (Path(folder) / "wav.scp").is_file():
+        raise UserError(
+            f"{folder} is no Kaldi data directory: it has no wav.scp. Give the directory that holds wav.scp and text."
+        )
+    return read_table(Path(folder) / "wav.scp", allow_empty=False)
+
+
+def read_utterances(folder: Path | str) -> list[Utterance]:
+    """All utterances of a directory in id order, `segments` resolved.
+
+    Raises:
+        UserError: no wav.scp; a segment that names an unknown recording or has no valid times.
+    """
+    wavs = read_recordings(folder)
+    segments = Path(folder) / "segments"
+    if not segments.is_file():
+        return [Utterance(utt, source) for utt, source in sorted(wavs.items())]
+    utterances = []
+    for utt, line in sorted(read_table(segments).items()):
+        fields = line.split()
+        where = f"{segments}: '{utt}'"
+        if len(fields) != 3 or fields[0] not in wavs:
             raise UserError(
-                f"{self.path} is no Kaldi data directory: it has no wav.scp. "
-                "Give the directory that holds wav.scp and text."
+                f"{where}: expected '<recording> <start> <end>' with a recording of wav.scp, found '{line}'."
             )
-
-    def table(self, name: str) -> dict[str, str]:
-        """Read one table of the directory."""
-        return read_table(self.path / name)
-
-    def has(self, name: str) -> bool:
-        """True when the directory has this table."""
-        return (self.path / name).is_file()
-
-    def utterances(self) -> list[Utterance]:
-        """All utterances in id order, `segments` resolved.
-
-        Raises:
-            UserError: a segment that names an unknown recording or has no valid times.
-        """
-        wavs = read_table(self.path / "wav.scp", allow_empty=False)
-        if not self.has("segments"):
-            return [Utterance(utt, source) for utt, source in sorted(wavs.items())]
-        utterances = []
-        for utt, line in sorted(self.table("segments").items()):
-            fields = line.split()
-            where = f"{self.path / 'segments'}: '{utt}'"
-            if len(fields) != 3 or fields[0] not in wavs:
-                raise UserError(
-                    f"{where}: expected '<recording> <start> <end>' with a recording of wav.scp, found '{line}'."
-                )
-            try:
-                start, end = float(fields[1]), float(fields[2])
-            except ValueError as error:
-                raise UserError(f"{where}: start and end must be seconds, found '{line}'.") from error
-            if start < 0 or 0 <= end <= start:
-                raise UserError(f"{where}: the segment ends ({end}) before it starts ({start}).")
-            utterances.append(Utterance(utt, wavs[fields[0]], start, end))
-        return utterances
+        try:
+            start, end = float(fields[1]), float(fields[2])
+        except ValueError as error:
+            raise UserError(f"{where}: start and end must be seconds, found '{line}'.") from error
+        if start < 0 or 0 <= end <= start:
+            raise UserError(f"{where}: the segment ends ({end}) before it starts ({start}).")
+        utterances.append(Utterance(utt, wavs[fields[0]], start, end))
+    return utterances

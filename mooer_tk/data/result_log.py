@@ -1,5 +1,6 @@
 """Results that come one by one and must survive a kill: a jsonl file whose first line names the run."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ class ResultLog:
 
     def __init__(self, path: Path, mark: str) -> None:
         self.path = path
-        self.results = _read(path, mark)
+        head, *results = read_jsonl(path) or [None]
+        self.results = {result["utt"]: result for result in results} if head == {"run": mark} else {}
         lines = [{"run": mark}, *self.results.values()]
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
@@ -31,15 +33,10 @@ class ResultLog:
                 file.write(json.dumps(result, ensure_ascii=False) + "\n")
 
 
-def _read(path: Path, mark: str) -> dict[str, dict[str, Any]]:
-    results: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else []):
-        try:
-            result = json.loads(line)
-        except ValueError:
-            result = {}
-        if number == 0 and result.get("run") != mark:
-            return {}
-        if "utt" in result:
-            results[result["utt"]] = result
-    return results
+def read_jsonl(path: Path) -> list[Any]:
+    """The lines of a jsonl file, without those that a kill tore; none where there is no file."""
+    lines = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines

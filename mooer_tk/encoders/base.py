@@ -14,10 +14,12 @@ class SpeechEncoder(nn.Module):
     Attributes:
         dim: size D of a state, read from the model.
         frame_ms: time between two states, in milliseconds.
+        alone: padding changes the states, so each utterance is encoded by itself.
     """
 
     dim: int
     frame_ms: float
+    alone: bool = False
 
     @abstractmethod
     def features(self, samples: np.ndarray) -> Tensor:
@@ -45,6 +47,8 @@ class SpeechEncoder(nn.Module):
 
     def encode_features(self, features: list[Tensor], samples: list[int]) -> list[Tensor]:
         """What `features` gave of a few utterances, and their samples -> states (T', D) each."""
+        if self.alone:
+            return [self(one[None], torch.tensor([len(one)]))[0][0] for one in features]
         lengths = torch.tensor([len(one) for one in features])
         states, lengths = self(nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
         return [one[:length] for one, length in zip(states, lengths.tolist(), strict=True)]

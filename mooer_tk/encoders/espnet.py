@@ -37,6 +37,8 @@ class ESPnetEncoder(SpeechEncoder):
         precision: of the matrix products (mooer_tk/precision.py).
     """
 
+    alone = True  # the convolutions see the padding
+
     def __init__(self, config: dict[str, Any], precision: str = "float32") -> None:
         from transformers.audio_utils import mel_filter_bank
 
@@ -100,13 +102,10 @@ class ESPnetEncoder(SpeechEncoder):
         return energies - energies.mean(0) if self.norm == "utterance_mvn" else energies
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, T, mels), lengths (B,) -> states (B, T', D), lengths (B,).
-
-        ESPnet's convolutions see the padding, so each utterance is encoded alone.
-        """
+        """Features (B, T, mels), lengths (B,) -> states (B, T', D), lengths (B,)."""
         with autocast(self.precision, features.device.type):
-            found = [self.encoder(one[None, :n], n[None])[0][0] for one, n in zip(features, lengths, strict=True)]
-        return nn.utils.rnn.pad_sequence(found, batch_first=True), torch.tensor([len(one) for one in found])
+            states, lengths, _ = self.encoder(features, lengths)
+        return states, lengths
 
 
 def _class(kind: str) -> type:

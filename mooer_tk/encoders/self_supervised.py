@@ -52,15 +52,10 @@ class SelfSupervisedEncoder(SpeechEncoder):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, T, F), lengths (B,) -> states (B, T', D), lengths (B,)."""
-        if self.alone and len(features) > 1:
-            pairs = [self(one[None, :length], length[None]) for one, length in zip(features, lengths, strict=True)]
-            states = [states[0] for states, _ in pairs]
-            return torch.nn.utils.rnn.pad_sequence(states, batch_first=True), torch.cat([one for _, one in pairs])
         places = torch.arange(features.shape[1], device=features.device)
-        mask = (places[None] < lengths.to(features.device)[:, None]).long()
+        # A lone utterance needs no mask, and models with group norms were trained without.
+        mask = None if self.alone else (places[None] < lengths.to(features.device)[:, None]).long()
         with autocast(self.precision, features.device.type):
-            # A lone utterance needs no mask, and models with group norms were trained without.
-            mask = None if self.alone else mask
             states = self.model(features[..., 0] if self.reads_samples else features, attention_mask=mask)
         if self.reads_samples:
             lengths = self.model._get_feat_extract_output_lengths(lengths).long()

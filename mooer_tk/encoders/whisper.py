@@ -51,14 +51,8 @@ class WhisperEncoder(SpeechEncoder):
         padded = min(-(-frames // self.window) * self.window, LONGEST)
         if frames > LONGEST:
             raise ValueError(f"utterance of {frames / 100:.1f} s: Whisper takes at most {LONGEST / 100:.0f} s")
-        out = self.front_end(
-            samples,
-            sampling_rate=SAMPLE_RATE,
-            padding="max_length",
-            max_length=padded * HOP,
-            truncation=True,
-            return_tensors="pt",
-        )
+        wave = np.pad(samples, (0, padded * HOP - len(samples)))
+        out = self.front_end(wave, sampling_rate=SAMPLE_RATE, padding=False, return_tensors="pt")
         return out.input_features[0].T
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

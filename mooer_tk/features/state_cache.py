@@ -11,8 +11,8 @@ from mooer_tk.config import EncoderConfig
 from mooer_tk.data.array_shards import ShardReader, ShardWriter
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done, sweep_leftovers
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
-from mooer_tk.data.kaldi_dir import DataDir, Utterance
-from mooer_tk.data.skips import SkipReport
+from mooer_tk.data.kaldi_dir import Utterance, read_utterances
+from mooer_tk.data.skips import report_skips
 from mooer_tk.encoders.base import SpeechEncoder
 from mooer_tk.encoders.table import build_encoder
 from mooer_tk.model_dir import is_u2pp, model_files
@@ -48,16 +48,10 @@ def cache_states(
     Raises:
         UserError: an unsound data directory, or more skipped utterances than `max_skip`.
     """
-    utterances = DataDir(data_dir).utterances()
+    utterances = read_utterances(data_dir)
     # A model of our own may have been trained again in the same place.
     own = model_files(config.model) if is_u2pp(config.model) and not audio else []
-    mark = fingerprint(
-        *own,
-        [FORMAT, audio],
-        {} if audio else asdict(config),
-        list(SECONDS),
-        [(u.utt, u.source, u.start, u.end) for u in utterances],
-    )
+    mark = fingerprint(*own, [FORMAT, audio], {} if audio else asdict(config), SECONDS, utterances)
     if is_done(out, mark):
         log(f"{out} is up to date")
         return
@@ -128,10 +122,7 @@ def _is_usable(utterance: Utterance, allow_pipe: bool) -> bool:
 
 
 def _close(data_dir: Path, out: Path, mark: str, total: int, max_skip: float) -> None:
-    report = SkipReport(f"shards of {data_dir}", max_skip)
     reader = ShardReader(out, unfinished=True)
-    for utt, reason in reader.skipped.items():
-        report.add(utt, reason)
-    log(report.check(total, out / "skipped.tsv"))
+    log(report_skips(f"shards of {data_dir}", reader.skipped, total, out / "skipped.tsv", max_share=max_skip))
     hours = sum(entry.seconds for entry in reader.entries.values()) / 3600
     mark_done(out, mark, utterances=len(reader), hours=round(hours, 4), skipped=len(reader.skipped))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_utterance
-from mooer_tk.data.kaldi_dir import TABLES, DataDir, Utterance, read_table, write_table
+from mooer_tk.data.kaldi_dir import TABLES, Utterance, read_table, read_utterances, write_table
 from mooer_tk.data.result_log import ResultLog
-from mooer_tk.data.skips import SkipReport
+from mooer_tk.data.skips import report_skips
 from mooer_tk.label.u2pp_teacher import U2ppTeacher
 from mooer_tk.label.whisper_teacher import LONGEST_SECONDS, WhisperTeacher
 from mooer_tk.model_dir import is_u2pp, model_files
@@ -33,11 +33,11 @@ def label_directory(
     Labels are kept in `labels.jsonl` as they come, so that a killed run goes on at its batch. The human tables stay
     where they are, in `data_dir`; utils/label_report.py compares them with the labels.
     """
-    utterances = DataDir(data_dir).utterances()
+    utterances = read_utterances(data_dir)
     settings = {"teacher": teacher, "language": language, "tasks": tasks, "beam": beam}
     # A model of our own may have been trained again in the same place.
     own = model_files(teacher) if is_u2pp(teacher) else []
-    mark = fingerprint(settings, *own, [(u.utt, u.source, u.start, u.end) for u in utterances])
+    mark = fingerprint(settings, *own, utterances)
     if is_done(out, mark):
         log(f"{out} is up to date")
         return
@@ -56,14 +56,14 @@ def label_directory(
         while batch := list(itertools.islice(counted, BATCH_UTTS)):
             log_of_labels.add(_label(hears, batch, tasks, allow_pipe))
 
-    skips = SkipReport(f"labels of {data_dir}", max_skip)
+    skipped = {}
     for utt, label in labels.items():
         if "skipped" in label:
-            skips.add(utt, label["skipped"])
+            skipped[utt] = label["skipped"]
         elif not all(label[task] for task in tasks):
-            skips.add(utt, "empty label: the teacher heard nothing")
-    log(skips.check(len(utterances), out / "skipped.tsv"))
-    kept = {utt: label for utt, label in labels.items() if utt not in skips.reasons}
+            skipped[utt] = "empty label: the teacher heard nothing"
+    log(report_skips(f"labels of {data_dir}", skipped, len(utterances), out / "skipped.tsv", max_share=max_skip))
+    kept = {utt: label for utt, label in labels.items() if utt not in skipped}
     for name in TABLES:
         if (data_dir / name).is_file():
             table = read_table(data_dir / name)
@@ -72,7 +72,7 @@ def label_directory(
     for task, name in (("asr", "text"), ("ast", "text.en")):
         if task in tasks:
             write_table(out / name, {utt: label[task] for utt, label in kept.items()})
-    mark_done(out, mark, **settings, utterances=len(kept), skipped=len(skips.reasons))
+    mark_done(out, mark, **settings, utterances=len(kept), skipped=len(skipped))
 
 
 def build_teacher(name: str, language: str, *, threads: int = 0, beam: int = 1) -> WhisperTeacher | U2ppTeacher:
@@ -88,11 +88,11 @@ def _label(
     results, waves = [], {}
     for utterance in batch:
         try:
-            waves[utterance.utt] = load_utterance(utterance, allow_pipe=allow_pipe)
-            if len(waves[utterance.utt]) > LONGEST_SECONDS * SAMPLE_RATE:
+            samples = load_utterance(utterance, allow_pipe=allow_pipe)
+            if len(samples) > LONGEST_SECONDS * SAMPLE_RATE:
                 raise AudioError(f"too long: {utterance.utt} is longer than {LONGEST_SECONDS} s; cut it with segments")
+            waves[utterance.utt] = samples
         except AudioError as error:
-            waves.pop(utterance.utt, None)
             results.append({"utt": utterance.utt, "skipped": str(error)})
     if waves:
         labels = teacher.label(list(waves.values()), tasks)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mooer_tk.data.audio import SAMPLE_RATE
 from mooer_tk.errors import UserError
-from mooer_tk.models import resolve_teacher
+from mooer_tk.models import resolve_model
 
 WHISPER_TASKS = {"asr": "transcribe", "ast": "translate"}
 LONGEST_SECONDS, WINDOW_SECONDS = 30, 10
@@ -29,7 +29,7 @@ class WhisperTeacher:
             from faster_whisper import WhisperModel
         except ImportError as error:
             raise UserError("the Whisper teacher needs faster-whisper: pip install 'mooer_tk[label]'") from error
-        path = resolve_teacher(name).path
+        path = resolve_model(name, "teacher").path
         self.whisper = WhisperModel(str(path), device="auto", compute_type="int8", cpu_threads=threads)
         if language != "en" and not self.whisper.model.is_multilingual:
             raise UserError(f"the teacher {name} knows English only; choose a multilingual one for '{language}'.")
@@ -37,7 +37,6 @@ class WhisperTeacher:
 
     def label(self, utterances: list[np.ndarray], tasks: list[str]) -> list[dict[str, str]]:
         """Label a few utterances of similar length: samples (T,) at 16 kHz each -> {"asr": text, "ast": text} each."""
-        import ctranslate2
         from faster_whisper.tokenizer import Tokenizer
 
         longest = max(len(samples) for samples in utterances)
@@ -46,15 +45,12 @@ class WhisperTeacher:
         padded = [np.pad(samples[:length], (0, max(length - len(samples), 0))) for samples in utterances]
         frames = length // self.whisper.feature_extractor.hop_length
         features = np.stack([self.whisper.feature_extractor(one, padding=0)[:, :frames] for one in padded])
-        encoded = self.whisper.model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(features)))
+        encoded, model = self.whisper.encode(features), self.whisper.model
         labels: list[dict[str, str]] = [{} for _ in utterances]
         for task in tasks:
-            multilingual = self.whisper.model.is_multilingual
-            tokenizer = Tokenizer(
-                self.whisper.hf_tokenizer, multilingual, task=WHISPER_TASKS[task], language=self.language
-            )
+            tokenizer = Tokenizer(self.whisper.hf_tokenizer, model.is_multilingual, WHISPER_TASKS[task], self.language)
             start = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
-            answers = self.whisper.model.generate(encoded, [start] * len(utterances), beam_size=self.beam)
+            answers = model.generate(encoded, [start] * len(utterances), beam_size=self.beam)
             for label, answer in zip(labels, answers, strict=True):
                 label[task] = " ".join(tokenizer.decode(answer.sequences_ids[0]).split())
         return labels

@@ -3,7 +3,7 @@
 Source: Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation" (ICASSP 2004).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,19 +54,21 @@ def bootstrap_interval(statistics: SufficientStatistics, *, resamples: int = RES
         raise UserError("there is no utterance to resample. Check that the references are not empty.")
     if resamples < 2:
         raise UserError(f"a bootstrap needs at least 2 resamples, found {resamples}. Give --bootstrap 1000.")
-    scores = np.concatenate([statistics.score(sums) for sums in resampled_sums(statistics, resamples, seed)])
+    scores = resampled_scores(statistics, resamples, seed)
     low, high = np.quantile(scores, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(statistics.point(), float(low), float(high))
 
 
-def resampled_sums(statistics: SufficientStatistics, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield, in blocks, the summed counts (B, K) of each draw."""
+def resampled_scores(statistics: SufficientStatistics, resamples: int, seed: int) -> np.ndarray:
+    """The metric of each draw of as many utterances; equal seeds and numbers of utterances give equal draws."""
     generator = np.random.default_rng(seed)
     n = len(statistics.ids)
     # Blocks bound the memory: a draw is N integers, and a test set may hold a hundred thousand utterances.
     block = max(1, _BLOCK // n)
+    scores = []
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         draws = generator.integers(n, size=(size, n)) + np.arange(size)[:, None] * n
         weights = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
-        yield np.rint(weights @ statistics.counts).astype(np.int64)
+        scores.append(statistics.score(np.rint(weights @ statistics.counts).astype(np.int64)))
+    return np.concatenate(scores)

@@ -18,41 +18,46 @@ from mooer_tk.score.normalise import Normaliser
 Unit = Literal["word", "character"]
 
 
+class _Counted:
+    """Alignment counts: hits, substitutions, deletions, insertions, ref_length, and what follows from them."""
+
+    counts: dict[str, int]
+
+    @property
+    def errors(self) -> int:
+        """Substitutions + deletions + insertions."""
+        return sum(self.counts[kind] for kind in ("substitutions", "deletions", "insertions"))
+
+    @property
+    def rate(self) -> float:
+        """Errors in percent of the reference units; above 100 when insertions abound."""
+        return 100.0 * self.errors / self.counts["ref_length"]
+
+
 @dataclass(frozen=True)
-class UttCounts:
-    """Alignment counts of one utterance in the unit of the metric (words, or characters without blanks).
+class AlignedUtt(_Counted):
+    """One utterance, aligned in the unit of the metric (words, or characters without blanks).
 
     Attributes:
         ref, hyp: the normalised texts.
-        ref_length: units of the reference, at least 1.
-        ref_words: blank-separated words of the reference, whatever the unit.
-        alignment: reference over hypothesis, marked S, D and I.
+        counts: of this utterance; its ref_length is at least 1.
+        alignment: jiwer's.
     """
 
     utt: str
     ref: str
     hyp: str
-    hits: int
-    substitutions: int
-    deletions: int
-    insertions: int
-    ref_length: int
-    ref_words: int
-    alignment: str
+    counts: dict[str, int]
+    alignment: jiwer.WordOutput | jiwer.CharacterOutput
 
     @property
-    def errors(self) -> int:
-        """Substitutions + deletions + insertions."""
-        return self.substitutions + self.deletions + self.insertions
-
-    @property
-    def rate(self) -> float:
-        """Errors in percent of the reference length."""
-        return 100.0 * self.errors / self.ref_length
+    def ref_words(self) -> int:
+        """Blank-separated words of the reference, whatever the unit."""
+        return len(self.ref.split())
 
 
 @dataclass(frozen=True)
-class ErrorRate:
+class ErrorRate(_Counted):
     """Error rate of a set of utterances.
 
     Attributes:
@@ -65,45 +70,28 @@ class ErrorRate:
 
     unit: Unit
     normaliser: str
-    utts: tuple[UttCounts, ...]
+    utts: tuple[AlignedUtt, ...]
     skipped: tuple[str, ...] = ()
     words_on_empty: int = 0
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Totals: hits, substitutions, deletions, insertions, ref_length."""
-        names = ("hits", "substitutions", "deletions", "insertions", "ref_length")
-        return {name: sum(getattr(utt, name) for utt in self.utts) for name in names}
-
-    @property
-    def errors(self) -> int:
-        """Substitutions + deletions + insertions over all utterances."""
-        return sum(utt.errors for utt in self.utts)
-
-    @property
-    def rate(self) -> float:
-        """Errors in percent of all reference units; above 100 when insertions abound."""
-        return 100.0 * self.errors / self.counts["ref_length"]
+        """Totals over all utterances."""
+        return {name: sum(utt.counts[name] for utt in self.utts) for name in self.utts[0].counts}
 
     @property
     def signature(self) -> str:
         """What must be equal for two rates to be comparable, in the manner of sacrebleu."""
         return f"unit:{self.unit}|norm:{self.normaliser}|jiwer:{version('jiwer')}"
 
-    def subset(self, min_words: int) -> Self:
-        """The part whose normalised reference has at least `min_words` words; aligned utterances are reused.
-
-        Raises:
-            UserError: no reference is that long.
-        """
+    def subset(self, min_words: int) -> Self | None:
+        """The part whose normalised reference has at least `min_words` words; None where none is that long."""
         kept = tuple(utt for utt in self.utts if utt.ref_words >= min_words)
-        if not kept:
-            raise UserError(f"no reference has {min_words} words or more. Lower --subset-min-words, or give 0.")
-        return replace(self, utts=kept, skipped=(), words_on_empty=0)
+        return replace(self, utts=kept, skipped=(), words_on_empty=0) if kept else None
 
     def statistics(self) -> SufficientStatistics:
         """Counts of shape (N, 2): errors and reference length of each utterance."""
-        counts = np.array([(utt.errors, utt.ref_length) for utt in self.utts], dtype=np.int64)
+        counts = np.array([(utt.errors, utt.counts["ref_length"]) for utt in self.utts], dtype=np.int64)
         return SufficientStatistics(tuple(utt.utt for utt in self.utts), counts, _ratio)
 
 
@@ -154,34 +142,23 @@ def check_same_ids(refs: Iterable[str], hyps: Iterable[str]) -> None:
 
 
 def write_alignments(path: Path | str, result: ErrorRate) -> None:
-    """Write one block an utterance: id with counts, then reference over hypothesis."""
-    blocks = [
-        f"{utt.utt}  hits {utt.hits}  sub {utt.substitutions}  del {utt.deletions}  ins {utt.insertions}"
-        f"  of {utt.ref_length}\n{utt.alignment}\n"
-        for utt in result.utts
-    ]
+    """Write one block an utterance: id with counts, then reference over hypothesis, marked S, D and I."""
+    head = "{}  hits {hits}  sub {substitutions}  del {deletions}  ins {insertions}  of {ref_length}"
+    blocks = []
+    for utt in result.utts:
+        picture = jiwer.visualize_alignment(utt.alignment, show_measures=False, skip_correct=False)
+        lines = [line.rstrip() for line in picture.splitlines() if line.strip() and not line.startswith("=== ")]
+        blocks.append("\n".join([head.format(utt.utt, **utt.counts), *lines]) + "\n")
     write_text(path, "\n".join(blocks))
 
 
-def _align(utt: str, ref: str, hyp: str, unit: Unit) -> UttCounts:
+def _align(utt: str, ref: str, hyp: str, unit: Unit) -> AlignedUtt:
     if unit == "word":
-        output = jiwer.process_words(ref, hyp)
+        alignment = jiwer.process_words(ref, hyp)
     else:
-        output = jiwer.process_characters(_joined(ref), _joined(hyp))
-    picture = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False)
-    lines = [line.rstrip() for line in picture.splitlines() if not line.startswith("=== ")]
-    return UttCounts(
-        utt=utt,
-        ref=ref,
-        hyp=hyp,
-        hits=output.hits,
-        substitutions=output.substitutions,
-        deletions=output.deletions,
-        insertions=output.insertions,
-        ref_length=len(output.references[0]),
-        ref_words=len(ref.split()),
-        alignment="\n".join(line for line in lines if line),
-    )
+        alignment = jiwer.process_characters(_joined(ref), _joined(hyp))
+    counts = {name: getattr(alignment, name) for name in ("hits", "substitutions", "deletions", "insertions")}
+    return AlignedUtt(utt, ref, hyp, {**counts, "ref_length": len(alignment.references[0])}, alignment)
 
 
 def _joined(text: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from unicodedata import normalize
 
 import regex
@@ -41,24 +42,18 @@ def _target(text: str) -> str:
     return _OUTER_APOSTROPHE.sub(" ", text)
 
 
-def _whisper_english() -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+def _whisper() -> ModuleType:
+    from transformers.models.whisper import english_normalizer
 
-    return EnglishTextNormalizer({})
-
-
-def _whisper_basic(fold: bool = False) -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    return BasicTextNormalizer(remove_diacritics=fold)
+    return english_normalizer
 
 
 _TABLE: dict[str, tuple[str, Callable[[], Callable[[str], str]]]] = {
     "none": ("none/1", lambda: str),
     "target-en": ("target/1", lambda: _target),
-    "whisper-en": ("whisper-en/1", _whisper_english),
-    "whisper-basic": ("whisper-basic/1", _whisper_basic),
-    "whisper-basic-fold": ("whisper-basic-fold/1", lambda: _whisper_basic(fold=True)),
+    "whisper-en": ("whisper-en/1", lambda: _whisper().EnglishTextNormalizer({})),
+    "whisper-basic": ("whisper-basic/1", lambda: _whisper().BasicTextNormalizer()),
+    "whisper-basic-fold": ("whisper-basic-fold/1", lambda: _whisper().BasicTextNormalizer(remove_diacritics=True)),
 }
 
 NORMALISERS = tuple(_TABLE)

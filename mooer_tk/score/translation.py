@@ -1,7 +1,8 @@
 """BLEU and chrF by sacrebleu, with the sentence statistics that a bootstrap resamples."""
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
@@ -13,7 +14,7 @@ from mooer_tk.score.error_rate import check_same_ids
 from mooer_tk.score.normalise import Normaliser
 
 Tokeniser = Literal["13a", "zh", "char"]
-TOKENISERS: tuple[Tokeniser, ...] = ("13a", "zh", "char")
+TOKENISERS: tuple[Tokeniser, ...] = get_args(Tokeniser)
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,9 @@ class Translation:
     """BLEU and chrF of one system.
 
     Attributes:
-        normaliser: id of the normaliser of both sides.
         refs, hyps: the normalised texts, in reference order.
     """
 
-    normaliser: str
     refs: dict[str, str]
     hyps: dict[str, str]
     bleu: TranslationScore
@@ -71,17 +70,15 @@ def translation(
         raise UserError("there is no reference sentence. Check that the reference file is not empty.")
     if tokeniser not in TOKENISERS:
         raise UserError(f"there is no BLEU tokeniser '{tokeniser}'; choose one of {', '.join(TOKENISERS)}.")
-    clean_refs = {utt: normaliser(text) for utt, text in refs.items()}
-    clean_hyps = {utt: normaliser(hyps[utt]) for utt in refs}
+    refs, hyps = ({utt: normaliser(texts[utt]) for utt in refs} for texts in (refs, hyps))
+    bleu, chrf = BLEU(tokenize=tokeniser), CHRF()
     # The corpus score keeps plain BLEU; a lone sentence often has no 4-gram, so there the order is cut.
     sentence_bleu = BLEU(tokenize=tokeniser, effective_order=True)
-    chrf = CHRF()
     return Translation(
-        normaliser.id,
-        clean_refs,
-        clean_hyps,
-        bleu=_score("BLEU", BLEU(tokenize=tokeniser), sentence_bleu, clean_refs, clean_hyps),
-        chrf=_score("chrF", chrf, chrf, clean_refs, clean_hyps),
+        refs,
+        hyps,
+        bleu=_score("BLEU", bleu, sentence_bleu, refs, hyps),
+        chrf=_score("chrF", chrf, chrf, refs, hyps),
     )
 
 
@@ -89,16 +86,11 @@ def _score(
     name: str, metric: Metric, sentence_metric: Metric, refs: dict[str, str], hyps: dict[str, str]
 ) -> TranslationScore:
     # sacrebleu has no public way to the sentence statistics; its own significance tests use these methods.
-    counts = metric._extract_corpus_statistics(list(hyps.values()), [list(refs.values())])
+    counts = np.array(metric._extract_corpus_statistics(list(hyps.values()), [list(refs.values())]), dtype=np.int64)
+    statistics = SufficientStatistics(tuple(refs), counts, partial(_points, metric))
+    sentences = tuple(_points(sentence_metric, counts))
+    return TranslationScore(name, statistics.point(), str(metric.get_signature()), sentences, statistics)
 
-    def score(sums: np.ndarray) -> np.ndarray:
-        return np.array([metric._compute_score_from_stats(row).score for row in sums.tolist()])
 
-    statistics = SufficientStatistics(tuple(refs), np.array(counts, dtype=np.int64), score)
-    return TranslationScore(
-        name=name,
-        score=statistics.point(),
-        signature=str(metric.get_signature()),
-        sentences=tuple(sentence_metric._compute_score_from_stats(row).score for row in counts),
-        statistics=statistics,
-    )
+def _points(metric: Metric, counts: np.ndarray) -> np.ndarray:
+    return np.array([metric._compute_score_from_stats(row).score for row in counts.tolist()])

@@ -11,7 +11,7 @@ import torch
 from mooer_tk.config import DataConfig
 from mooer_tk.data.array_shards import ShardReader
 from mooer_tk.data.kaldi_dir import read_table
-from mooer_tk.data.skips import SkipReport
+from mooer_tk.data.skips import report_skips
 from mooer_tk.errors import UserError
 from mooer_tk.llm.prompt import Prompt
 from mooer_tk.progress import log
@@ -103,7 +103,7 @@ def load_examples(
         UserError: a missing table or shard directory, nothing left to train on, or too many skips.
     """
     normalise = get_normaliser("target-en")
-    skips = SkipReport("training examples", max_skip)
+    skipped: dict[str, str] = {}
     examples: list[Example] = []
     total = drawn = 0
     for source in sources:
@@ -120,7 +120,7 @@ def load_examples(
                 texts["asr"] = normalise(texts["asr"])
             reason = _unfit(texts, shards.entries[utt].seconds, config)
             if reason:
-                skips.add(f"{source.task}:{utt}", reason)
+                skipped[f"{source.task}:{utt}"] = reason
                 continue
             # A leading blank gives the words of a transcript the same tokens wherever they stand.
             transcript = tokenizer.encode(" " + texts["asr"], add_special_tokens=False) if "asr" in texts else []
@@ -131,7 +131,7 @@ def load_examples(
                 answer = prompt.answer([texts[part] for part in TASK_PARTS[task]], tokenizer)
                 choice = (drawn, number) if len(tasks) > 1 else None
                 examples.append(Example(utt, task, shards, answer, transcript, frames, source.weight, choice))
-    summary = skips.check(total, report)
+    summary = report_skips("training examples", skipped, total, report, max_share=max_skip)
     if report:
         log(summary)
     if not examples:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mooer_tk.data.atomic import write_text
+from mooer_tk.data.result_log import read_jsonl
 from mooer_tk.precision import autocast
 from mooer_tk.progress import log
 from mooer_tk.train.processes import add_by_name
@@ -62,7 +63,8 @@ class TrainLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "train.jsonl"
-        self.lines = [line for line in _read(self.path) if line["step"] <= step] if step else []
+        # A line that a kill tore comes again: the checkpoint is older.
+        self.lines = [line for line in read_jsonl(self.path) if line["step"] <= step] if step else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -85,17 +87,6 @@ class TrainLog:
     def close(self) -> None:
         """Write out what TensorBoard holds back."""
         self.board.close()
-
-
-def _read(path: Path) -> list[dict]:
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            # The process was killed while it wrote this line; the checkpoint is older, so the line comes again.
-            continue
-    return lines
 
 
 def memory_gib(device: torch.device) -> float:

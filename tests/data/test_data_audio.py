@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from mooer_tk.data import audio
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio, load_utterance
 from mooer_tk.data.kaldi_dir import Utterance
 
@@ -141,3 +142,17 @@ def test_segments_cut_the_recording(tmp_path: Path) -> None:
     for start, end in ((0.0, 3.0), (2.5, 3.0)):
         with pytest.raises(AudioError, match="segment outside the recording: u asks for"):
             load_utterance(Utterance("u", source, start, end))
+
+
+def test_segments_of_a_recording_decode_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.linspace(-0.5, 0.5, 3 * 16_000, dtype=np.float32)
+    soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="FLOAT")
+    decoded: list[str] = []
+    whole = audio.load_audio
+    monkeypatch.setattr(audio, "load_audio", lambda source, **k: decoded.append(source) or whole(source, **k))
+    for start in (0.0, 1.0, 2.0):
+        cut = load_utterance(Utterance("u", str(tmp_path / "long.wav"), start, start + 1))
+        np.testing.assert_allclose(cut, samples[round(16_000 * start) :][:16_000], atol=1e-6)
+        # What a stage does to one segment must not change the next.
+        cut[:] = 0
+    assert len(decoded) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mooer_tk.data.kaldi_dir import DataDir, read_table, write_table
+from mooer_tk.data.kaldi_dir import read_recordings, read_table, read_utterances, write_table
 from mooer_tk.errors import UserError
 
 
@@ -19,7 +19,7 @@ def folder(tmp_path: Path, write_prompts: Callable[..., Path]) -> Path:
 
 def test_utterances_come_in_id_order(folder: Path, prompts: dict[str, tuple[Path, str]]) -> None:
     wavs = sorted((utt, str(path)) for utt, (path, _) in prompts.items())
-    assert [(one.utt, one.source, one.start, one.end) for one in DataDir(folder).utterances()] == [
+    assert [(one.utt, one.source, one.start, one.end) for one in read_utterances(folder)] == [
         (utt, path, 0.0, -1.0) for utt, path in wavs
     ]
 
@@ -41,23 +41,24 @@ def test_a_text_that_is_not_utf8_names_line_and_column(folder: Path) -> None:
 
 
 def test_a_folder_or_a_line_that_is_no_data_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"it has no wav\.scp"):
-        DataDir(tmp_path)
+    for read in (read_recordings, read_utterances):
+        with pytest.raises(UserError, match=r"it has no wav\.scp"):
+            read(tmp_path)
     with (folder / "wav.scp").open("a") as wavs:
         wavs.write("zz\n")
     with pytest.raises(UserError, match=r"wav\.scp:13: 'zz' has no value"):
-        DataDir(folder).utterances()
+        read_utterances(folder)
     with (folder / "wav.scp").open("a") as wavs:
         wavs.write("vm-sorry again\n")
     with pytest.raises(UserError, match=r"wav\.scp:14: the id 'vm-sorry' stands twice"):
         read_table(folder / "wav.scp")
     with pytest.raises(UserError, match=r"cannot read .*utt2dur"):
-        DataDir(folder).table("utt2dur")
+        read_table(folder / "utt2dur")
 
 
 def test_segments_are_resolved_and_bad_ones_named(folder: Path) -> None:
     write_table(folder / "segments", {"s1": "vm-sorry 0.5 1.25", "s2": "vm-sorry 1.25 -1"})
-    first, second = DataDir(folder).utterances()
+    first, second = read_utterances(folder)
     assert (first.utt, first.start, first.end) == ("s1", 0.5, 1.25)
     assert first.source == second.source
     for line, told in (
@@ -68,4 +69,4 @@ def test_segments_are_resolved_and_bad_ones_named(folder: Path) -> None:
     ):
         write_table(folder / "segments", {"s1": line})
         with pytest.raises(UserError, match=told):
-            DataDir(folder).utterances()
+            read_utterances(folder)

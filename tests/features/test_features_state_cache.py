@@ -9,7 +9,7 @@ import soundfile
 
 from mooer_tk.config import EncoderConfig
 from mooer_tk.data.array_shards import ShardReader
-from mooer_tk.data.kaldi_dir import DataDir
+from mooer_tk.data.kaldi_dir import read_utterances
 from mooer_tk.encoders.whisper import WhisperEncoder
 from mooer_tk.errors import UserError
 from mooer_tk.features import state_cache
@@ -71,7 +71,7 @@ def test_more_jobs_than_shards_leave_nobody_waiting(tmp_path, data, config, smal
     for job in range(1, 9):
         cache_states(data, tmp_path / "out", config, job=job, nj=8)
     cache_states(data, tmp_path / "out", config)
-    assert sorted(ShardReader(tmp_path / "out")) == sorted(u.utt for u in DataDir(data).utterances())
+    assert sorted(ShardReader(tmp_path / "out")) == sorted(u.utt for u in read_utterances(data))
 
 
 def test_a_finished_directory_is_not_made_again_but_another_encoder_is(tmp_path, data, config, monkeypatch):

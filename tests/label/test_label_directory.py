@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mooer_tk.data.kaldi_dir import DataDir, read_table
+from mooer_tk.data.kaldi_dir import read_table, read_utterances
 from mooer_tk.errors import UserError
 from mooer_tk.label import directory
 from mooer_tk.label.directory import label_directory
@@ -48,10 +48,10 @@ def test_the_teacher_hears_what_was_said(undisturbed, prompts):
 
 def test_the_result_is_a_sound_data_directory(undisturbed, data, tmp_path):
     label_directory(data, tmp_path / "out", **SETTINGS)
-    labelled = DataDir(tmp_path / "out")
-    assert labelled.utterances() == DataDir(data).utterances()
-    assert labelled.table("utt2spk") == DataDir(data).table("utt2spk")
-    assert labelled.table("text") == read_table(undisturbed / "text")
+    labelled = tmp_path / "out"
+    assert read_utterances(labelled) == read_utterances(data)
+    assert read_table(labelled / "utt2spk") == read_table(data / "utt2spk")
+    assert read_table(labelled / "text") == read_table(undisturbed / "text")
 
 
 def test_a_killed_run_goes_on_and_equals_an_undisturbed_one(data, tmp_path, undisturbed, mooer, kill_mooer):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mooer_tk.data.kaldi_dir import DataDir, read_table, write_table
+from mooer_tk.data.kaldi_dir import read_table, read_utterances, write_table
 from mooer_tk.errors import UserError
 from utils.data_dir import check, fix, main, split_keys, subset, text_tables, validate
 
@@ -37,8 +37,8 @@ def run(*words: object) -> int:
 def test_a_sound_directory(folder: Path) -> None:
     assert validate(folder) == []
     check(folder)
-    assert text_tables(DataDir(folder)) == ["text", "text.es"]
-    assert len(DataDir(folder).utterances()) == 12
+    assert text_tables(folder) == ["text", "text.es"]
+    assert len(read_utterances(folder)) == 12
 
 
 def test_a_text_that_is_not_utf8_is_a_fault(folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_fix_keeps_what_all_tables_know(folder: Path, tmp_path: Path) -> None:
     first = lines[0].split()[0]
     assert dropped == {"wav.scp": [first, "zz"], "text": [first, "ghost", "zz"], "text.es": [first]}
     check(folder)
-    assert len(DataDir(folder).utterances()) == 11
+    assert len(read_utterances(folder)) == 11
     assert (folder / ".backup" / "wav.scp").read_text().startswith(before)
     assert fix(folder) == {}
 
@@ -118,7 +118,7 @@ def test_fix_with_segments_keeps_the_recordings_in_use(folder: Path) -> None:
     dropped = fix(folder)
     assert dropped["segments"] == ["s2"]
     assert dropped["text"] == ["s2", "s3"]
-    assert list(DataDir(folder).table("wav.scp")) == ["vm-sorry"]
+    assert list(read_table(folder / "wav.scp")) == ["vm-sorry"]
     check(folder)
 
 

