@@ -47,7 +47,7 @@ demo: ## install, then run the small recipe egs/asterisk/mooer from data to scor
 	@begin=$$SECONDS; \
 	$(INSTALL) --extras label; \
 	(cd egs/asterisk/mooer && $(WITH_VENV) ./run.sh $(if $(langs),--ast-langs "$(langs)") $(DEMO_OPTS)); \
-	echo "make demo: done in $$((SECONDS - begin)) s"
+	echo "make demo: done in $$((SECONDS - begin)) s. The streaming recognisers with experts are next: cd egs/asterisk/u2pp_moe && ./run.sh"
 
 test: ## install with dev and label, run the tests that take less than a minute each
 	@$(INSTALL) --extras dev,label

@@ -167,7 +167,7 @@ def test_a_model_trained_in_parts_is_exported_whole(split_run, mooer, tmp_path):
 KILLED = {"torch": [], "zero-2": [DEEPSPEED]}
 
 
-@pytest.mark.parametrize("engine", KILLED)
+@pytest.mark.parametrize("engine", ["torch", pytest.param("zero-2", marks=pytest.mark.slow)])
 def test_processes_killed_at_any_moment_go_on_exactly(words, tmp_path, engine):
     """Uneven batches, dropout, two passes; the difference to an undisturbed run is 0.0."""
     settings = ["train.steps=24", "train.eval_every=6", "train.data.batch_utts=3", "llm.lora.dropout=0.2"]
