@@ -55,14 +55,14 @@ class Toy:
     def heaviest_first(self, plan):
         return sorted(plan, key=len, reverse=True)
 
-    def __getitem__(self, key):
-        indices = key[1]
+    def __getitem__(self, turn):
+        (_, indices), place = turn
         self.seen.append(indices)
         lost = {f"utt{i}": "damaged" for i in indices if i in self.unreadable}
         indices = [i for i in indices if i not in self.unreadable]
         states = torch.tensor([[float(i + 1)] for i in indices])
         utts = [f"utt{i}" for i in indices]
-        return Batch(utts, states, torch.ones(len(indices)), [], [[0]] * len(indices), [], lost=lost)
+        return Batch(utts, states, torch.ones(len(indices)), [], [[0]] * len(indices), [], lost=lost), place
 
     def ready(self, batch, device):
         return batch
