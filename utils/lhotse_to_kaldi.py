@@ -47,29 +47,34 @@ def write_data_dir(recordings: Path, supervisions: Path, out: Path, max_utts: in
         How many utterances there are.
 
     Raises:
-        UserError: a recording that is not one file, or of several channels, or no utterance at all.
+        UserError: a recording that is not one file of one channel, or no utterance at all.
     """
-    from lhotse import load_manifest
+    from lhotse import load_manifest_lazy
 
-    heard = {one.id: one for one in load_manifest(recordings)}
-    spoken = sorted(load_manifest(supervisions), key=lambda one: one.id)[: max_utts or None]
+    # Lazily, and of each utterance what the tables need alone: some corpora have fifteen millions of them.
+    heard = {one.id: (_file_of(one), one.duration) for one in load_manifest_lazy(recordings)}
+    spoken = {
+        one.id: (one.recording_id, one.start, one.end, one.text, one.speaker)
+        for one in load_manifest_lazy(supervisions)
+    }
     if not spoken:
         raise UserError(f"{supervisions} holds no utterance: look at what lhotse prepare said of the corpus.")
-    files = {one.recording_id: _file_of(heard[one.recording_id]) for one in spoken}
-    whole = all(
-        one.start == 0 and abs(one.duration - heard[one.recording_id].duration) < ROUNDING for one in spoken
-    ) and len(files) == len(spoken)
+    spoken = {utt: spoken[utt] for utt in sorted(spoken)[: max_utts or None]}
+    used = {recording for recording, *_ in spoken.values()}
+    whole = len(used) == len(spoken) and all(
+        start == 0 and abs(end - heard[recording][1]) < ROUNDING for recording, start, end, _, _ in spoken.values()
+    )
     if whole:
-        write_table(out / "wav.scp", {one.id: files[one.recording_id] for one in spoken})
+        write_table(out / "wav.scp", {utt: heard[one[0]][0] for utt, one in spoken.items()})
         (out / "segments").unlink(missing_ok=True)
     else:
-        write_table(out / "wav.scp", files)
-        times = {one.id: f"{one.recording_id} {one.start:.3f} {one.end:.3f}" for one in spoken}
+        write_table(out / "wav.scp", {recording: heard[recording][0] for recording in used})
+        times = {utt: f"{one[0]} {one[1]:.3f} {one[2]:.3f}" for utt, one in spoken.items()}
         write_table(out / "segments", times)
-    write_table(out / "text", {one.id: one.text for one in spoken})
-    write_table(out / "utt2dur", {one.id: f"{one.duration:.3f}" for one in spoken})
-    if all(one.speaker for one in spoken):
-        write_table(out / "utt2spk", {one.id: one.speaker for one in spoken})
+    write_table(out / "text", {utt: one[3] for utt, one in spoken.items()})
+    write_table(out / "utt2dur", {utt: f"{one[2] - one[1]:.3f}" for utt, one in spoken.items()})
+    if all(one[4] for one in spoken.values()):
+        write_table(out / "utt2spk", {utt: one[4] for utt, one in spoken.items()})
     return len(spoken)
 
 
