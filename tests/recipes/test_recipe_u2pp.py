@@ -36,10 +36,11 @@ def test_all_stages_leave_rows_and_pictures(folder: Path, sounds: Path) -> None:
     for picture in ("dense/train/loss.png", "ume/train/loss.png", "ume/train/expert_load.png"):
         assert (exp / picture).is_file()
     rows = (folder / "RESULTS.md").read_text(encoding="utf-8")
-    for system in ("dense", "ume"):
+    for system in ("dense", "ume", "dense_on"):
         for search in ("ctc_greedy-full", "ctc_greedy-4", "attention_rescoring-full", "attention_rescoring-4"):
             assert f"| {system} | en test | {search} | WER % |" in rows
-    assert "dense -> ume" in (exp / "compare_en_test.txt").read_text(encoding="utf-8")
+    compared = (exp / "compare_en_test.txt").read_text(encoding="utf-8")
+    assert "dense -> ume" in compared and "dense_on -> ume" in compared
     assert json.loads((exp / "ume/model/info.json").read_text(encoding="utf-8"))["system"] == "u2pp"
     # What is finished is passed over.
     again = run(folder, "--stage", "4", "--stop-stage", "6")

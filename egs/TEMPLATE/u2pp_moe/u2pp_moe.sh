@@ -6,8 +6,9 @@
 #   2 labels              human text as it is, or a teacher's (--labels pseudo): <set>_pl, with a report
 #   3 shards and units    TTS speech; audio in shards under dump/; characters or pieces to write with
 #   4 dense model         U2++: CTC and two decoders, chunks of all sizes
-#   5 UME                 the dense model grows experts and trains them alone; with --controls true, what this must
-#                         be measured against: the dense model trained on, and experts from scratch, for the same steps
+#   5 UME                 the dense model grows experts and trains them alone; beside it what this must be measured
+#                         against: the dense model trained on for the same steps, and with --scratch true experts
+#                         from nothing, for the steps of both
 #   6 average and export  exp/<tag>/{dense,ume,dense_on,scratch}/model
 #   7 decode              four searches, full context and chunks
 #   8 score               error rates with 95 % intervals, and the systems compared pair by pair
@@ -45,7 +46,7 @@ experts=8         # in place of every feed-forward layer
 top_k=2           # of them for a frame
 balance=0.01      # weight of the balance loss (UME balances; U2++ MoE does not: 0)
 noise=0.0         # on the routers' logits in training
-controls=false    # train the dense model on, and experts from scratch, beside UME
+scratch=false     # train experts from nothing as well; that takes as long as all the rest
 
 # Decoding and scoring.
 average=3         # checkpoints averaged, best dev scores first
@@ -71,8 +72,8 @@ for file in "$config" "$more_config"; do [ -f "$file" ] || die "no config $file"
 dirs=("$dev_set")
 for one in $train_sets; do dirs+=("${one%%:*}"); done
 read -r -a tests <<<"$test_sets"
-systems=(dense ume)
-if [ "$controls" = true ]; then systems+=(dense_on scratch); fi
+systems=(dense ume dense_on)
+if [ "$scratch" = true ]; then systems+=(scratch); fi
 mkdir -p "$exp"
 
 if begin 0 "download"; then
@@ -144,8 +145,8 @@ if begin 5 "UME: experts grow out of the dense model"; then
   mooer upcycle --from "$exp/dense" --out "$exp/ume/start" --experts "$experts" --top-k "$top_k" --balance "$balance" --noise "$noise"
   train ume "$more_config" --init-model "$exp/ume/start" --set loss.freeze=true ${overrides[@]+"${overrides[@]}"}
   plot experts "$exp/ume/train"
-  if [ "$controls" = true ]; then
-    train dense_on "$more_config" --init-model "$exp/dense" --set ${overrides[@]+"${overrides[@]}"}
+  train dense_on "$more_config" --init-model "$exp/dense" --set ${overrides[@]+"${overrides[@]}"}
+  if [ "$scratch" = true ]; then
     steps=$(($(mooer config "$config" --get train.steps) + $(mooer config "$more_config" --get train.steps)))
     train scratch "$config" --set "model.units=$units" "model.moe.experts=$experts" "model.moe.top_k=$top_k" \
       "model.moe.balance=$balance" "model.moe.noise=$noise" "train.steps=$steps" ${overrides[@]+"${overrides[@]}"}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # U2++ and UME on AISHELL-1: 178 hours of read Mandarin, written in characters.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--controls true] [any option of u2pp_moe.sh]
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--scratch true] [any option of u2pp_moe.sh]
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

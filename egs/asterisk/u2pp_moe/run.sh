@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # U2++ with experts on the embedded speech: English studio prompts, and 3,000 sentences of TTS.
 #
-# Usage: ./run.sh [--stage N] [--stop-stage N] [--controls true] [any option of u2pp_moe.sh]
+# Usage: ./run.sh [--stage N] [--stop-stage N] [--scratch true] [any option of u2pp_moe.sh]
 # `./run.sh --help` lists the stages; the options stand at the top of ../../TEMPLATE/u2pp_moe/u2pp_moe.sh.
 
 set -euo pipefail
