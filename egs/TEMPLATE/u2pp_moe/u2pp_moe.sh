@@ -46,7 +46,7 @@ experts=8         # in place of every feed-forward layer
 top_k=2           # of them for a frame
 balance=0.01      # weight of the balance loss (UME balances; U2++ MoE does not: 0)
 noise=0.0         # on the routers' logits in training
-scratch=false     # train experts from nothing as well; that takes as long as all the rest
+scratch=false     # train experts from nothing as well; that takes longer than all the rest
 
 # Decoding and scoring.
 average=3         # checkpoints averaged, best dev scores first
