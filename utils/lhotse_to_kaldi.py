@@ -43,11 +43,13 @@ def _manifest(folder: Path, kind: str, part: str) -> Path:
 def write_data_dir(recordings: Path, supervisions: Path, out: Path, max_utts: int = 0) -> int:
     """Write wav.scp, text, utt2dur, utt2spk where speakers are known, and segments where recordings hold more.
 
+    What has no transcript stands in text with its id alone: training counts and names it.
+
     Returns:
         How many utterances there are.
 
     Raises:
-        UserError: a recording that is not one file of one channel, or no utterance at all.
+        UserError: a recording that is missing or not one file of one channel, or no utterance at all.
     """
     from lhotse import load_manifest_lazy
 
@@ -60,6 +62,11 @@ def write_data_dir(recordings: Path, supervisions: Path, out: Path, max_utts: in
     if not spoken:
         raise UserError(f"{supervisions} holds no utterance: look at what lhotse prepare said of the corpus.")
     spoken = {utt: spoken[utt] for utt in sorted(spoken)[: max_utts or None]}
+    if strangers := sorted({one[0] for one in spoken.values()} - heard.keys()):
+        raise UserError(
+            f"{supervisions} names {len(strangers)} recordings that {recordings} lacks ({', '.join(strangers[:5])}): "
+            "remove both and run lhotse prepare again."
+        )
     used = {recording for recording, *_ in spoken.values()}
     whole = len(used) == len(spoken) and all(
         start == 0 and abs(end - heard[recording][1]) < ROUNDING for recording, start, end, _, _ in spoken.values()
@@ -71,7 +78,7 @@ def write_data_dir(recordings: Path, supervisions: Path, out: Path, max_utts: in
         write_table(out / "wav.scp", {recording: heard[recording][0] for recording in used})
         times = {utt: f"{one[0]} {one[1]:.3f} {one[2]:.3f}" for utt, one in spoken.items()}
         write_table(out / "segments", times)
-    write_table(out / "text", {utt: one[3] for utt, one in spoken.items()})
+    write_table(out / "text", {utt: one[3] or "" for utt, one in spoken.items()})
     write_table(out / "utt2dur", {utt: f"{one[2] - one[1]:.3f}" for utt, one in spoken.items()})
     if all(one[4] for one in spoken.values()):
         write_table(out / "utt2spk", {utt: one[4] for utt, one in spoken.items()})

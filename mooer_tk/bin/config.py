@@ -28,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
     try:
         print(*(attrgetter(key)(config) for key in args.get))
     except AttributeError as error:
-        raise UserError(f"--get {' '.join(args.get)}: {error}.") from error
+        raise UserError(f"--get: {error}; mooer config {args.config} shows all keys.") from error
     return 0

@@ -68,3 +68,18 @@ def test_a_recording_of_several_channels_is_refused(tmp_path: Path, waves: dict[
     soundfile.write(tmp_path / "a.flac", np.stack([samples, samples], 1), 16_000)
     with pytest.raises(UserError, match="recording a is not one file of one channel"):
         write_data_dir(*manifests(tmp_path, tmp_path / "a.flac", {"u1": (0.0, 1.0)}), tmp_path / "data")
+
+
+def test_no_transcript_is_no_word_and_a_recording_that_is_missing_is_named(
+    recording: tuple[Path, float], tmp_path: Path
+) -> None:
+    path, seconds = recording
+    recordings, supervisions = manifests(tmp_path, path, {"u1": (0.0, seconds)})
+    silent = [lhotse.SupervisionSegment("u1", "a", 0.0, seconds)]
+    lhotse.SupervisionSet.from_segments(silent).to_file(supervisions)
+    write_data_dir(recordings, supervisions, tmp_path / "data")
+    assert read_table(tmp_path / "data" / "text") == {"u1": ""}
+    lost = [lhotse.SupervisionSegment("u2", "gone", 0.0, 1.0, text="x")]
+    lhotse.SupervisionSet.from_segments(lost).to_file(supervisions)
+    with pytest.raises(UserError, match=r"lacks \(gone\)"):
+        write_data_dir(recordings, supervisions, tmp_path / "data")
