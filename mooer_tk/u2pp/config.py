@@ -27,7 +27,7 @@ class ModelConfig:
     layers: int = 12  # of the encoder
     ffn: int = 2048  # inner width of feed-forward layers, of each expert too
     kernel: int = 8  # of the causal convolution
-    channels: int = 0  # of the subsampling, which in small models is half of the work; 0 is `dim`, as WeNet's
+    channels: int = 0  # of the subsampling, a third of a small model's step and more; 0 is `dim`, as WeNet's
     decoder_layers: int = 3  # left to right
     right_layers: int = 3  # right to left; 0 leaves that decoder out
     decoder_heads: int = 4
