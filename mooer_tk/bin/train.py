@@ -120,14 +120,15 @@ def _read_job(args: argparse.Namespace) -> Job:
     if args.kind == "u2pp":
         return u2pp.read_job(args)
     config = load_config(args.config, args.set)
-    if args.init_model:
+    parts = read_parts(args.init_model) if args.init_model else None
+    if parts:
         # What the weights were made for; the rest of the config is this run's own.
-        made = read_parts(args.init_model).config
+        made, parts.config = parts.config, config
         config.adapter, config.llm, config.prompt = made.adapter, made.llm, made.prompt
     first = Source.parse(args.source[0]).states
     if not ShardReader(first).meta.get("audio"):
         resolve_stack(config.adapter, ShardReader(first).meta.get("frame_ms"), str(first))
-    return Job.read(args, config, [args.init] if args.init else [])
+    return Job.read(args, config, [args.init] if args.init else [], parts)
 
 
 def _put_other_run_aside(out: Path, mark: str) -> None:
@@ -147,7 +148,7 @@ def _objective(job: Job, processes: Processes, out: Path | None) -> tuple[Speech
         return u2pp.build_objective(job, out), config.train
     settings = config.warm_start if args.kind == "warm_start" else config.train
     torch.manual_seed(settings.seed)
-    parts = read_parts(args.init_model) if args.init_model else None
+    parts = job.start
     llm, tokenizer = load_llm(config.llm)
     prompt = parts.prompt if parts else named_prompt(config.prompt)
     encoder = None
@@ -174,7 +175,6 @@ def _objective(job: Job, processes: Processes, out: Path | None) -> tuple[Speech
         head = EmbeddingCTCHead(tokens_in_use([example.transcript for example in train_set]), table)
         return WarmStart(adapter, head, tokenizer, train_set, dev_set, settings, encoder), settings
     if parts:
-        parts.config = config
         model = build_from(parts, str(args.init_model), llm=(llm, tokenizer))
     else:
         adapter = load_adapter(args.init) if args.init else None

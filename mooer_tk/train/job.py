@@ -23,9 +23,10 @@ class Job:
     sources: list[Source]
     dev: list[Source]
     mark: str
+    start: Any  # what was read of the model of --init-model; None without one
 
     @classmethod
-    def read(cls, args: argparse.Namespace, config: Any, inputs: list[Path]) -> "Job":
+    def read(cls, args: argparse.Namespace, config: Any, inputs: list[Path], start: Any) -> "Job":
         """Parse the sources; `inputs` are files that count beside them and beside the model of --init-model.
 
         Raises:
@@ -34,7 +35,8 @@ class Job:
         sources, dev = ([Source.parse(one) for one in lines] for lines in (args.source, args.dev))
         files = [path for source in sources + dev for path in (source.states / "done.json", *source.tables)]
         files += [*inputs, *(model_files(args.init_model) if args.init_model else [])]
-        return cls(args, config, sources, dev, fingerprint(essence(config), args.kind, args.source, args.dev, *files))
+        mark = fingerprint(essence(config), args.kind, args.source, args.dev, *files)
+        return cls(args, config, sources, dev, mark, start)
 
     def is_audio(self) -> bool:
         """Whether the sources are audio shards; they cannot be of both kinds."""

@@ -27,8 +27,10 @@ def read_job(args: argparse.Namespace) -> Job:
         UserError: anything that cannot be trained.
     """
     config = load_config(args.config, args.set, U2ppConfig)
+    start = None
     if args.init_model:
-        config.model = load_model(args.init_model)[1].model
+        start, saved, _ = load_model(args.init_model)
+        config.model = saved.model
         if ignored := [one for one in args.set if one.startswith("model.")]:
             log(f"the model is that of {args.init_model}; without effect: {' '.join(ignored)}")
     if config.loss.freeze and not config.model.moe.experts:
@@ -37,7 +39,7 @@ def read_job(args: argparse.Namespace) -> Job:
         raise UserError(
             "ZeRO-3 waits for every expert in every step, and frames choose theirs: set train.zero_stage=2."
         )
-    job = Job.read(args, config, [Path(config.model.units)])
+    job = Job.read(args, config, [Path(config.model.units)], start)
     if not job.is_audio():
         raise UserError(
             f"{job.sources[0].states} holds encoder states, but U2++ needs audio: mooer states DATA OUT --audio."
@@ -47,13 +49,11 @@ def read_job(args: argparse.Namespace) -> Job:
 
 def build_objective(job: Job, out: Path | None) -> U2ppObjective:
     """Model and data of a run; reports go to `out`, and the model that it starts from, if there is such a place."""
-    config, init = job.config, job.args.init_model
+    config, model = job.config, job.start
     units, front = Units(config.model.units), LogMel(config.model.mels)
     torch.manual_seed(config.train.seed)
     train_set, dev_set = job.examples(config.train.data, BareText(), units, out, front.frame_ms)
-    if init:
-        model = load_model(init)[0]
-    else:
+    if model is None:
         model = U2pp(config.model, units.size)
         reader = Reader(train_set, front)
         mean, std = state_statistics(train_set, lambda example: reader.read([example]).features[0])
