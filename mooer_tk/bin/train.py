@@ -22,9 +22,10 @@ import torch
 from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
 from mooer_tk.adapters.table import build_adapter, resolve_stack
 from mooer_tk.config import TrainConfig, dump, git_hash, load_config
-from mooer_tk.data.array_shards import ShardReader
+from mooer_tk.data.array_shards import read_meta
 from mooer_tk.data.atomic import is_done, mark_done, read_json, replacing, sole_writer, write_json, write_text
 from mooer_tk.encoders.table import build_encoder
+from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import load_llm
 from mooer_tk.llm.checkpoint import build_from, build_model, load_adapter, read_parts, tokens_in_use
 from mooer_tk.llm.counting import memory, shape_of
@@ -126,8 +127,9 @@ def _read_job(args: argparse.Namespace) -> Job:
         made, parts.config = parts.config, config
         config.adapter, config.llm, config.prompt = made.adapter, made.llm, made.prompt
     first = Source.parse(args.source[0]).states
-    if not ShardReader(first).meta.get("audio"):
-        resolve_stack(config.adapter, ShardReader(first).meta.get("frame_ms"), str(first))
+    meta = read_meta(first)
+    if not meta.get("audio"):
+        resolve_stack(config.adapter, meta.get("frame_ms"), str(first))
     return Job.read(args, config, [args.init] if args.init else [], parts)
 
 
@@ -169,6 +171,8 @@ def _objective(job: Job, processes: Processes, out: Path | None) -> tuple[Speech
     if args.kind == "warm_start":
         train_set = [example for example in train_set if example.transcript]
         dev_set = [example for example in dev_set if example.transcript]
+        if not train_set or not dev_set:
+            raise UserError("the warm start learns transcripts, and --source or --dev has none: asr:STATES:TEXT.")
         table = llm.get_input_embeddings().weight
         adapter = build_adapter(config.adapter, dim, table.shape[1], dropout=settings.state_dropout)
         adapter.set_statistics(*statistics(train_set))

@@ -117,12 +117,28 @@ def _encode_audio(samples: np.ndarray) -> tuple[bytes, bytes]:
     return buffer.getvalue(), buffer.getvalue()
 
 
+def read_meta(folder: Path | str, *, unfinished: bool = False, audio: bool = False) -> dict[str, Any]:
+    """The facts of a directory of shards, without its index.
+
+    Raises:
+        UserError: the directory has no shards, its making was not finished (unless `unfinished`), or its shards are not
+            of audio (if `audio`).
+    """
+    meta = read_json(Path(folder) / "meta.json")
+    if not meta or not (unfinished or (Path(folder) / "done.json").is_file()):
+        raise UserError(f"{folder} holds no finished shards: run stage 3 (mooer states) for it first.")
+    if audio and not meta.get("audio"):
+        raise UserError(f"{folder} holds encoder states, and here audio is needed: mooer states DATA OUT --audio.")
+    return meta
+
+
 class ShardReader:
     """Random access by utterance id to a directory of shards.
 
     Args:
         folder: the directory of shards.
         unfinished: read what is there, even if the stage that writes it has not closed it.
+        audio: shards of audio are needed.
 
     Attributes:
         meta: the facts in meta.json.
@@ -130,14 +146,11 @@ class ShardReader:
         skipped: utt -> reason.
 
     Raises:
-        UserError: the directory has no shards, or its making was not finished.
+        UserError: see `read_meta`.
     """
 
-    def __init__(self, folder: Path | str, *, unfinished: bool = False) -> None:
-        self.folder = Path(folder)
-        self.meta = read_json(self.folder / "meta.json")
-        if not self.meta or not (unfinished or (self.folder / "done.json").is_file()):
-            raise UserError(f"{self.folder} holds no finished shards: run stage 3 (mooer states) for it first.")
+    def __init__(self, folder: Path | str, *, unfinished: bool = False, audio: bool = False) -> None:
+        self.folder, self.meta = Path(folder), read_meta(folder, unfinished=unfinished, audio=audio)
         self.entries: dict[str, Entry] = {}
         self.skipped: dict[str, str] = {}
         for index in sorted(self.folder.glob("shard-*.jsonl")):

@@ -31,9 +31,7 @@ class Augmenter:
         if len(config.noise_snr) != 2 or not 0 <= config.noise_share <= 1 or not 0 <= config.time_share <= 1:
             raise UserError("augment: noise_snr is [lowest, highest] in dB; noise_share and time_share are 0 to 1.")
         self.config, self.seed = config, seed
-        self.noise = ShardReader(config.noise) if config.noise else None
-        if self.noise and not self.noise.meta.get("audio"):
-            raise UserError(f"augment.noise {config.noise} holds no audio: make it with mooer states DATA OUT --audio.")
+        self.noise = ShardReader(config.noise, audio=True) if config.noise else None
         self.noises = sorted(self.noise) if self.noise else []
 
     @property

@@ -125,13 +125,10 @@ def error_rate(refs: dict[str, str], hyps: dict[str, str], *, unit: Unit, normal
 def check_same_ids(refs: Iterable[str], hyps: Iterable[str]) -> None:
     """Raise a UserError that lists the ids which only the references or only the hypotheses hold."""
     refs, hyps = set(refs), set(hyps)
+    sides = ((refs - hyps, "references", "hypotheses"), (hyps - refs, "hypotheses", "references"))
     faults = [
-        f"{len(ids)} ids of the {here} are not in the {there}: {', '.join(sorted(ids)[:5])}"
-        + (", ..." if len(ids) > 5 else "")
-        for ids, here, there in (
-            (refs - hyps, "references", "hypotheses"),
-            (hyps - refs, "hypotheses", "references"),
-        )
+        f"{len(ids)} ids of the {here} are not in the {there}: {', '.join(sorted(ids)[:5])}{', ...' * (len(ids) > 5)}"
+        for ids, here, there in sides
         if ids
     ]
     if faults:

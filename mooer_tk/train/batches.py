@@ -202,12 +202,8 @@ def stream(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        collate_fn=_as_it_is,
+        collate_fn=tuple,  # as they are: torch's own makes lists of tuples
         # Its own, or the loader would draw from the random numbers of the training.
         generator=torch.Generator(),
     )
     return iter(loader)
-
-
-def _as_it_is(found: tuple[Batch, Place]) -> tuple[Batch, Place]:
-    return found

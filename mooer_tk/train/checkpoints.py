@@ -21,6 +21,7 @@ from mooer_tk.data.atomic import replacing_dir, sweep_leftovers
 from mooer_tk.errors import UserError
 from mooer_tk.train.engine import Engine
 from mooer_tk.train.processes import Processes
+from mooer_tk.weights import check_fit
 
 
 def save_checkpoint(
@@ -74,11 +75,7 @@ def restore(path: Path, state: dict[str, Any], engine: Engine, processes: Proces
             "take its averaged model to a new run (--init-model)."
         )
     weights = load_weights(path)
-    expected = engine.weights()
-    if set(weights) != set(expected):
-        raise UserError(
-            f"{path} is of another model: {sorted(set(weights) ^ set(expected))[:5]}; choose another --out."
-        )
+    check_fit(engine.weights(), weights, str(path))
     engine.load_weights(weights)
     engine.load(path)
     own = torch.load(path / "random.pt", weights_only=True)[processes.rank]

@@ -106,11 +106,13 @@ def load_examples(
     skipped: dict[str, str] = {}
     examples: list[Example] = []
     total = drawn = 0
+    # Sources of several tasks share their shards, and the index of a large corpus is long.
+    readers = {folder: ShardReader(folder) for folder in {source.states for source in sources}}
     for source in sources:
         tasks = tuple(TASK_PARTS) if source.task == INSTRUCTION else (source.task,)
         for task in tasks:
             prompt.check_task(task)
-        shards = ShardReader(source.states)
+        shards = readers[source.states]
         tables = [read_table(path) for path in source.tables]
         parts = ("asr", "ast") if len(tables) == 2 else TASK_PARTS[source.task]
         total += len(shards)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mooer_tk.config import DataConfig, essence
-from mooer_tk.data.array_shards import ShardReader
+from mooer_tk.data.array_shards import read_meta
 from mooer_tk.data.atomic import fingerprint
-from mooer_tk.errors import UserError
 from mooer_tk.llm.prompt import Prompt
 from mooer_tk.model_dir import model_files
 from mooer_tk.train.examples import Example, Source, load_examples
@@ -40,14 +39,11 @@ class Job:
 
     def is_audio(self) -> bool:
         """Whether the sources are audio shards; they cannot be of both kinds."""
-        kinds = {s.states: bool(ShardReader(s.states).meta.get("audio")) for s in self.sources + self.dev}
-        if len(set(kinds.values())) > 1:
-            cached = ", ".join(sorted(str(name) for name, audio in kinds.items() if not audio))
-            raise UserError(
-                f"{cached}: encoder states, but other sources are audio. Make all of them in one way, such as: "
-                "mooer states DATA OUT --audio"
-            )
-        return any(kinds.values())
+        folders = [source.states for source in self.sources + self.dev]
+        audio = any(read_meta(folder).get("audio") for folder in folders)
+        for folder in folders:
+            read_meta(folder, audio=audio)
+        return audio
 
     def examples(
         self, config: DataConfig, prompt: Prompt, tokenizer: Any, out: Path | None, state_ms: float

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mooer_tk.config import git_hash, load_config
+from mooer_tk.data.array_shards import read_meta
 from mooer_tk.encoders.log_mel import LogMel
 from mooer_tk.errors import UserError
 from mooer_tk.progress import log
@@ -40,10 +41,8 @@ def read_job(args: argparse.Namespace) -> Job:
             "ZeRO-3 waits for every expert in every step, and frames choose theirs: set train.zero_stage=2."
         )
     job = Job.read(args, config, [Path(config.model.units)], start)
-    if not job.is_audio():
-        raise UserError(
-            f"{job.sources[0].states} holds encoder states, but U2++ needs audio: mooer states DATA OUT --audio."
-        )
+    for source in job.sources + job.dev:
+        read_meta(source.states, audio=True)
     return job
 
 

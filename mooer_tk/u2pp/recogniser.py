@@ -68,9 +68,7 @@ def decode_audio(shards: Path, folder: Path, out: Path, overrides: list[str], nb
         folder: exp/NAME, or an exported model.
         overrides: of the search, such as `decode.modes=[ctc_greedy]`.
     """
-    reader = ShardReader(shards)
-    if not reader.meta.get("audio"):
-        raise UserError(f"{shards} holds encoder states, but U2++ needs audio: mooer states DATA OUT --audio.")
+    reader = ShardReader(shards, audio=True)
     recogniser = Recogniser(folder, overrides)
     settings = asdict(recogniser.config)
     mark = fingerprint(reader.meta, *model_files(folder), settings, nbest, sorted(reader))

@@ -99,5 +99,5 @@ def test_settings_out_of_range_are_user_errors(settings, word):
 
 
 def test_states_are_no_noise(tmp_path, write_states):
-    with pytest.raises(UserError, match="holds no audio"):
+    with pytest.raises(UserError, match="audio is needed"):
         Augmenter(AugmentConfig(noise=str(write_states(tmp_path / "states", {"a": np.ones((3, 2))}))), 0)

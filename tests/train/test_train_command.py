@@ -213,6 +213,14 @@ def test_a_source_of_a_wrong_form_is_a_user_error(corpus, settings, tmp_path, mo
     assert "source 'asr' is not of the form" in capsys.readouterr().err
 
 
+def test_a_warm_start_without_a_transcript_is_a_user_error(corpus, settings, tmp_path, mooer, capsys):
+    words = ["train", "warm_start", "--out", tmp_path / "run", "--max-skip", "0.2"]
+    for kind, folder in (("--source", "train"), ("--dev", "dev")):
+        words += [kind, f"ast:{corpus}/{folder}:{corpus}/text.en"]
+    assert mooer(*words, "--set", *settings) == 2
+    assert "the warm start learns transcripts, and --source or --dev has none" in capsys.readouterr().err
+
+
 def test_averaging_what_was_not_trained_is_a_user_error(tmp_path, mooer, capsys):
     assert mooer("average", tmp_path / "nowhere", tmp_path / "out") == 2
     assert "run the training stage first" in capsys.readouterr().err
@@ -333,7 +341,7 @@ def test_audio_is_not_changed_where_states_are_cached_and_the_two_are_not_mixed(
     assert "states are cached: make shards with mooer states --audio" in capsys.readouterr().err
     mixed = [*on_recordings(recordings, "warm_start", "audio", tmp_path / "b", *settings)]
     assert mooer(*mixed, "--source", f"asr:{corpus}/train:{corpus}/text") == 2
-    assert "encoder states, but other sources are audio" in capsys.readouterr().err
+    assert "holds encoder states, and here audio is needed" in capsys.readouterr().err
 
 
 def test_a_damaged_recording_costs_itself_alone_and_is_named(recordings, settings, tmp_path, mooer, capsys):

@@ -303,7 +303,7 @@ def test_an_epoch_without_a_batch_is_a_user_error_not_an_endless_loop(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     Trainer(Toy([[0]]), replace(CONFIG, eval_every=2), tmp_path).run()
     other = Toy([[0]], bias=True)
-    with pytest.raises(UserError, match=r"another model: \['bias'\]"):
+    with pytest.raises(UserError, match=r"step-000004 do not fit .*missing bias"):
         Trainer(other, replace(CONFIG, steps=9), tmp_path).run()
 
 

@@ -153,6 +153,8 @@ def test_a_signal_ends_the_grandchildren(tmp_path, sent):
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that run in the background of a script ignore Ctrl-C, and bash cannot trap what it finds ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     pids = [tmp_path / "pid.1", tmp_path / "pid.2"]
