@@ -169,6 +169,9 @@ def load_config(path: Path | str | None, overrides: list[str] | None = None, kin
         UserError: unreadable YAML, an unknown key (the nearest known one is named), or a value of the wrong type.
     """
     values = _read(path) if path is not None else {}
+    wanted = getattr(kind, "system", "mooer")
+    if (system := values.get("system", wanted)) != wanted:
+        raise UserError(f"{path} is a config of {system}, not {wanted} (u2pp needs none for mooer states --audio).")
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals:

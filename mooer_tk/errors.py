@@ -1,6 +1,7 @@
 """The one exception that is meant to be read by the person at the terminal, and how programs end with it."""
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -23,6 +24,10 @@ def exit_status(program: str, work: Callable[[], int]) -> int:
     except UserError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who read the output has enough, as `| head` does; nothing is left to be flushed at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

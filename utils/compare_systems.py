@@ -65,9 +65,13 @@ def paired_bootstrap(
     return Comparison(a.point(), b.point(), float(low), float(high), (int(extreme.sum()) + 1) / (resamples + 1))
 
 
-def statistics(metric: str, ref: Path, hyp: Path, normaliser: str) -> SufficientStatistics:
+def statistics(
+    metric: str, ref: Path, hyp: Path, normaliser: str, tolerate_missing: bool = False
+) -> SufficientStatistics:
     """What the metric needs to know of each utterance; errors as of the scorers."""
     refs, hyps, chosen = read_table(ref), read_table(hyp), get_normaliser(normaliser)
+    if tolerate_missing:
+        hyps = {utt: hyps.get(utt, "") for utt in refs}
     if metric in UNITS:
         return error_rate(refs, hyps, unit=UNITS[metric], normaliser=chosen).statistics()
     found = translation(refs, hyps, normaliser=chosen)
@@ -82,13 +86,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--b", type=Path, required=True, help="hypotheses of the other")
     parser.add_argument("--metric", choices=[*UNITS, "bleu", "chrf"], required=True)
     parser.add_argument("--normaliser", required=True, metavar="NAME", help=f"one of {', '.join(NORMALISERS)}")
+    parser.add_argument("--tolerate-missing", action="store_true", help="a missing hypothesis is empty, as in scoring")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="draws (%(default)s)")
     return exit_status(Path(__file__).name, lambda: compare(parser.parse_args(argv)))
 
 
 def compare(args: argparse.Namespace) -> int:
     """Compare two systems and print a row; returns 0, errors as of the scorers."""
-    a, b = (statistics(args.metric, args.ref, hyp, args.normaliser) for hyp in (args.a, args.b))
+    a, b = (statistics(args.metric, args.ref, hyp, args.normaliser, args.tolerate_missing) for hyp in (args.a, args.b))
     found = paired_bootstrap(a, b, resamples=args.resamples)
     row = {"metric": args.metric, "a": f"{found.a:.2f}", "b": f"{found.b:.2f}", "b - a": f"{found.b - found.a:+.2f}"}
     print_table([{**row, "95 %": f"{found.low:+.2f} to {found.high:+.2f}", "p": f"{found.p_value:.3f}"}])

@@ -10,8 +10,8 @@ Texts are brought to the form of training targets first (normaliser target-en).
 from __future__ import annotations
 
 import argparse
+import io
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -36,23 +36,24 @@ def make_pieces(texts: list[str], out: Path, pieces: int) -> None:
     """
     import sentencepiece
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
-                model_prefix=f"{folder}/units",
-                model_type="bpe",
-                vocab_size=pieces,
-                character_coverage=1.0,
-                bos_id=-1,
-                eos_id=-1,
-                normalization_rule_name="identity",
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise UserError(f"sentencepiece makes no {pieces} pieces of these texts: {error}. Try fewer.") from error
-        with replacing(out) as temporary:
-            temporary.write_bytes(Path(folder, "units.model").read_bytes())
+    # Not through a file: its name would stand in the model, and the same texts would give another one each time.
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=pieces,
+            character_coverage=1.0,
+            bos_id=-1,
+            eos_id=-1,
+            normalization_rule_name="identity",
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(f"sentencepiece makes no {pieces} pieces of these texts: {error}. Try fewer.") from error
+    with replacing(out) as temporary:
+        temporary.write_bytes(model.getvalue())
 
 
 def main() -> int:

@@ -13,7 +13,8 @@
 #
 # What it understands:
 #   --name value, --name=value   set a variable; in names, - and _ are the same
-#   --help, -h                   print the comment block that the script begins with, and exit 0
+#   --help, -h                   print the comment block that the script begins with and the options that have
+#                                a comment on their line, with their defaults, and exit 0
 #   --                           end of the options
 # The first word that is no option ends them too, and it and the rest stay in "$@".
 # An unknown option, a missing value, or something else than true or false for a variable that was
@@ -43,9 +44,9 @@ _po_names() {
   done <"$_po_script"
 }
 
-# Print the comment block at the head of the script, without the "#!" line and the "# ".
+# Print the comment block at the head of the script, without the "#!" line and the "# ", and the options.
 _po_help() {
-  local line
+  local line option='^([a-z][A-Za-z0-9_]*)=([^#]*[^#[:space:]]|)[[:space:]]+# (.*)$'
   while IFS= read -r line; do
     case $line in
       '#!'*) continue ;;
@@ -55,6 +56,16 @@ _po_help() {
         ;;
       *) break ;;
     esac
+  done <"$_po_script"
+  printf '\nOptions, with their defaults:\n' >"${_po_head:=/dev/stdout}"
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in
+      '#'*) continue ;;
+      *parse_options.sh*) break ;;
+    esac
+    if [[ $line =~ $option ]]; then
+      printf '  --%-40s %s\n' "${BASH_REMATCH[1]//_/-} ${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}"
+    fi
   done <"$_po_script"
 }
 

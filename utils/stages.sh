@@ -16,6 +16,8 @@ Script_name=$(basename "${BASH_SOURCE[1]}")
 
 die() { printf '%s: error: %s\n' "$Script_name" "$*" >&2; exit 2; }
 
+# Options end at the first word that is none: what stands behind it would be lost.
+[ $# -eq 0 ] || die "unexpected '$1': options are --name value, see $0 --help"
 for Number in "$stage" "$stop_stage"; do
   [[ $Number =~ ^[0-9]$ ]] || die "unknown stage '$Number': stages are 0 to 9, see $0 --help"
 done

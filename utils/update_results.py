@@ -163,7 +163,12 @@ def write_rows(args: argparse.Namespace) -> int:
             "trained on": f"{args.labels} labels" if own else "",
             "git": trained.get("git", "") if own else git_hash(),
         }
-        full = {"experiment": args.experiment.name, **row, **extra, "command": f"`{args.command}`"}
+        full = {
+            "experiment": str(args.experiment).rpartition("exp/")[2],
+            **row,
+            **extra,
+            "command": f"`{args.command}`",
+        }
         update_table(args.results, "results", full, key=["experiment", "test set", "system", "metric"])
     return 0
 

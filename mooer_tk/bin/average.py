@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mooer_tk.config import git_hash
 from mooer_tk.data.atomic import fingerprint, is_done, mark_done
+from mooer_tk.errors import UserError
 from mooer_tk.progress import log
 
 
@@ -23,6 +24,8 @@ def run(args: argparse.Namespace) -> int:
 
     found = list_checkpoints(args.run / "checkpoints")
     chosen = found[-args.last :] if args.last else best(found, args.best)
+    if not chosen:
+        raise UserError(f"{args.run} holds no checkpoint to average: run the training stage first.")
     mark = fingerprint([(path.name, state) for path, state in chosen], args.run / "done.json")
     if is_done(args.out, mark):
         log(f"{args.out} is up to date")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mooer_tk.config import load_config
-from mooer_tk.model_dir import is_u2pp, model_folder
+from mooer_tk.model_dir import U2PP, model_folder, read_info
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +23,15 @@ def run(args: argparse.Namespace) -> int:
     """Decode."""
     from mooer_tk.decode.directory import decode_directory
 
-    if args.model and is_u2pp(args.model):
-        from mooer_tk.u2pp.recogniser import decode_audio
-
-        decode_audio(args.states, args.model, args.out, args.set, args.nbest)
-        return 0
     if args.warm_start:
         from mooer_tk.decode.ctc import decode_ctc
 
         decode_ctc(args.states, args.warm_start, args.out)
+        return 0
+    if read_info(args.model).get("system") == U2PP:
+        from mooer_tk.u2pp.recogniser import decode_audio
+
+        decode_audio(args.states, args.model, args.out, args.set, args.nbest, args.task)
         return 0
     config = load_config(model_folder(args.model) / "config.yaml", args.set).decode if args.set else None
     decode_directory(args.states, args.model, args.out, task=args.task, config=config, nbest=args.nbest)

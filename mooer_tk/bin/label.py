@@ -10,11 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("data_dir", type=Path, metavar="DATA", help="Kaldi data directory")
     parser.add_argument("out", type=Path, metavar="OUT", help="data directory to write, with the teacher's text")
-    parser.add_argument(
-        "--teacher",
-        default="whisper-base",
-        help="whisper-base, whisper-tiny.en, a folder of theirs, or a U2++ model (exp/NAME)",
-    )
+    teachers = "whisper-base, whisper-tiny.en, a folder of theirs, or a U2++ model (exp/NAME)"
+    parser.add_argument("--teacher", default="whisper-base", help=teachers)
     parser.add_argument("--language", required=True, help="two-letter code of the speech")
     parser.add_argument("--tasks", nargs="+", default=["asr"], choices=("asr", "ast"), help="ast: translate to English")
     parser.add_argument("--beam", type=int, default=1, help="beam size (1: greedy, several times faster)")

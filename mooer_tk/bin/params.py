@@ -3,18 +3,21 @@
 mooer params conf/mooer_7b.yaml
 mooer params conf/mooer_7b.yaml --memory --batch 8 --zero 2 --gpus 8
 mooer params conf/moe_1b.yaml --vocabulary 5000
+mooer params exp/u2pp/ume
 """
 
 import argparse
 from pathlib import Path
 
 from mooer_tk.config import load_config, system_of
+from mooer_tk.errors import UserError
 from mooer_tk.llm.counting import count, memory
+from mooer_tk.model_dir import U2PP, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("config", type=Path, help="experiment YAML")
+    parser.add_argument("config", type=Path, help="experiment YAML, or a model (exp/NAME)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument("--memory", action="store_true", help="estimate the memory of each GPU as well")
     parser.add_argument("--batch", type=int, default=8, help="utterances of a micro-batch")
@@ -26,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables."""
-    if system_of(args.config) == "u2pp":
+    if args.config.is_dir():
+        args.config = model_folder(args.config) / "config.yaml"
+    if system_of(args.config) == U2PP:
         return _u2pp(args)
     config = load_config(args.config, args.set)
     shape = count(config)
@@ -53,11 +58,15 @@ def _u2pp(args: argparse.Namespace) -> int:
     from mooer_tk.u2pp.model import U2pp
     from mooer_tk.u2pp.units import Units
 
+    if args.memory:
+        raise UserError("--memory is estimated for LLMs; --dry-run of mooer train u2pp measures a step of U2++.")
     model = load_config(args.config, args.set, U2ppConfig).model
-    vocabulary = Units(model.units).size if model.units else args.vocabulary
+    # A model's directory holds its units.
+    beside = args.config.parent / model.units
+    vocabulary = Units(beside if beside.is_file() else model.units).size if model.units else args.vocabulary
     with torch.device("meta"):
         whole = U2pp(model, vocabulary)
-    print(f"{'':<10} {'parameters':>15} {'active':>15}   ({vocabulary:,} units)")
+    print(f"{'':<10} {'parameters':>15} {'active':>15}   ({vocabulary:,} units, {model.layers} layers of {model.dim})")
     for name, part in (*whole.named_children(), ("all", whole)):
         print(f"{name:<10} {sum(p.numel() for p in part.parameters()):>15,} {active(part):>15,}")
     return 0

@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pairs", type=Path, nargs="+", metavar="DATA OUT", help="data directories, and where to")
     parser.add_argument("--config", type=Path, help="experiment YAML; its encoder section counts")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the config")
-    parser.add_argument(
-        "--job", type=int, default=0, help="do every NJ-th shard only, from 1 (default 0: all, and close)"
-    )
+    parser.add_argument("--job", type=int, default=0, help="do every NJ-th shard only, from 1 (0: all, and close)")
     parser.add_argument("--nj", type=int, default=1, help="number of jobs")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: torch decides)")
     parser.add_argument("--max-skip", type=float, default=0.05, help="share of skipped utterances that stops the stage")

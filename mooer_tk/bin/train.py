@@ -1,7 +1,8 @@
-"""Train: the adapter's CTC warm start (stage 4), or adapter + LoRA (stage 5).
+"""Train: the adapter's CTC warm start (stage 4), adapter + LoRA (stage 5), or a U2++ recogniser.
 
   mooer train warm_start --config conf/mooer.yaml --out exp/x/warm --source asr:dump/en/train:data/en/train_pl/text ...
   mooer train instruct   --config conf/mooer.yaml --out exp/x/llm  --init exp/x/warm/adapter.safetensors --source ...
+  mooer train u2pp       --config conf/dense.yaml --out exp/x/train --set model.units=units.txt --source asr:dump/a:t...
 
 The same command goes on where a killed run stopped. `utils/plot.py loss exp/x/llm` draws the curves of train.jsonl.
 Several processes, on one host or many:
@@ -23,13 +24,14 @@ from mooer_tk.adapters.ctc_head import EmbeddingCTCHead
 from mooer_tk.adapters.table import build_adapter, resolve_stack
 from mooer_tk.config import TrainConfig, dump, git_hash, load_config
 from mooer_tk.data.array_shards import read_meta
-from mooer_tk.data.atomic import is_done, mark_done, read_json, replacing, sole_writer, write_json, write_text
+from mooer_tk.data.atomic import DONE, is_done, mark_done, read_json, replacing, sole_writer, write_json, write_text
 from mooer_tk.encoders.table import build_encoder
 from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import load_llm
 from mooer_tk.llm.checkpoint import build_from, build_model, load_adapter, read_parts, tokens_in_use
 from mooer_tk.llm.counting import memory, shape_of
 from mooer_tk.llm.prompt import named_prompt
+from mooer_tk.model_dir import is_u2pp, model_files
 from mooer_tk.progress import log
 from mooer_tk.train.batches import Reader, with_states
 from mooer_tk.train.checkpoints import best, list_checkpoints
@@ -50,11 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", action="append", required=True, help="task:states:text[+translation][:weight]")
     parser.add_argument("--dev", action="append", required=True, help="the same form, for dev scores")
     parser.add_argument("--init", type=Path, help="instruct: adapter.safetensors of a warm start (default: random)")
-    parser.add_argument("--init-model", type=Path, help="instruct: go on training this model (exp/NAME)")
+    parser.add_argument("--init-model", type=Path, help="instruct, u2pp: start from this model (exp/NAME)")
     parser.add_argument("--dry-run", action="store_true", help="check all, take the heaviest step, write nothing")
-    parser.add_argument(
-        "--max-skip", type=float, default=0.1, help="share of utterances that may be skipped or unreadable"
-    )
+    parser.add_argument("--max-skip", type=float, default=0.1, help="share of utterances that may be skipped or lost")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -130,13 +130,16 @@ def _read_job(args: argparse.Namespace) -> Job:
     meta = read_meta(first)
     if not meta.get("audio"):
         resolve_stack(config.adapter, meta.get("frame_ms"), str(first))
-    return Job.read(args, config, [args.init] if args.init else [], parts)
+    encoder = model_files(config.encoder.model) if is_u2pp(config.encoder.model) else []
+    return Job.read(args, config, [*encoder, *([args.init] if args.init else [])], parts)
 
 
 def _put_other_run_aside(out: Path, mark: str) -> None:
     """A run of other settings in the same place cannot be gone on with: start anew, and say where it is."""
     earlier = read_json(out / "run.json").get("fingerprint", mark)
     checkpoints, aside = out / "checkpoints", out / f"checkpoints.{earlier}"
+    if earlier != mark:
+        (out / DONE).unlink(missing_ok=True)
     if earlier != mark and checkpoints.is_dir():
         shutil.rmtree(aside, ignore_errors=True)
         checkpoints.rename(aside)

@@ -6,6 +6,7 @@ With --stream a U2++ model tells what it hears while the audio arrives; - is raw
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,7 +17,7 @@ import numpy as np
 
 from mooer_tk.data.audio import SAMPLE_RATE, AudioError, load_audio
 from mooer_tk.errors import UserError
-from mooer_tk.model_dir import is_u2pp
+from mooer_tk.model_dir import U2PP, read_info
 
 if TYPE_CHECKING:
     from mooer_tk.u2pp.recogniser import Recogniser
@@ -28,11 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--model", type=Path, required=True, help="exp/NAME, or an exported model")
-    parser.add_argument(
-        "--task", choices=("asr", "ast", "asr_ast"), default="asr", help="transcript, English translation, or both"
-    )
+    parser.add_argument("--task", choices=("asr", "ast", "asr_ast"), default="asr", help="ast: English translation")
     parser.add_argument("--stream", action="store_true", help="U2++: partial results as the audio arrives")
-    parser.add_argument("--chunk", type=int, default=-1, help="U2++: encoder frames (40 ms) heard at once; -1: all, 16")
+    parser.add_argument("--chunk", type=int, default=-1, help="U2++: frames of 40 ms heard at once (all; --stream: 16)")
     parser.add_argument("--left-chunks", type=int, default=-1, help="U2++: chunks that are remembered; -1: all")
     parser.add_argument("--beam", type=int, help="beam size (default: the model's)")
     parser.add_argument("--json", action="store_true", help="one JSON object a file instead of plain text")
@@ -40,12 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one transcript a file; status 1 when a file could not be used."""
-    if is_u2pp(args.model):
+    if "-" in args.files and not args.stream:
+        raise UserError("- is a stream of samples: give --stream, or name a file.")
+    if read_info(args.model).get("system") == U2PP:
         from mooer_tk.u2pp.recogniser import Recogniser
 
         beam = [] if args.beam is None else [f"decode.beam={args.beam}"]
         chunks = [f"decode.chunk={args.chunk}", f"decode.left_chunks={args.left_chunks}"]
-        transcriber = Recogniser(args.model, beam + chunks)
+        transcriber = Recogniser(args.model, beam + chunks, args.task)
         if args.stream:
             return _stream(args, transcriber)
     elif args.stream:
@@ -82,7 +83,10 @@ def _stream(args: argparse.Namespace, recogniser: "Recogniser") -> int:
                 _print_heard(args, file, stream.accept(piece))
         except AudioError as error:
             failed = True
-            print(f"mooer transcribe: {error}", file=sys.stderr)
+            if args.json:
+                print(json.dumps({"file": file, "error": str(error)}, ensure_ascii=False), flush=True)
+            else:
+                print(f"mooer transcribe: {error}", file=sys.stderr)
         _print_heard(args, file, stream.finish())
     return 1 if failed else 0
 
@@ -92,9 +96,12 @@ def _pieces(file: str) -> Iterator[np.ndarray]:
         samples = load_audio(file)
         yield from (samples[i : i + PIECE_SAMPLES] for i in range(0, len(samples), PIECE_SAMPLES))
         return
+    # Ctrl-C ends what feeds the pipe too, and the last words come with the pipe's end; a second one ends it all.
+    signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.default_int_handler))
     while raw := sys.stdin.buffer.read(2 * PIECE_SAMPLES):
         # A pipe that breaks may leave half a sample.
         yield np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<i2").astype(np.float32) / 2**15
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _print_heard(args: argparse.Namespace, file: str, heard: list) -> None:

@@ -8,7 +8,6 @@ import argparse
 import copy
 from pathlib import Path
 
-from mooer_tk.config import git_hash
 from mooer_tk.errors import UserError
 from mooer_tk.progress import log
 
@@ -33,12 +32,11 @@ def run(args: argparse.Namespace) -> int:
     dense, config, units = load_model(args.dense)
     if config.model.moe.experts:
         raise UserError(f"{args.dense} has experts already: give the dense model that it grew from.")
-    if not 1 <= args.top_k <= args.experts:
-        raise UserError(f"--top-k {args.top_k} of {args.experts} experts: choose 1 to {args.experts}.")
     grown = copy.deepcopy(config)
     grown.model.moe = MoEConfig(args.experts, args.top_k, args.balance, args.noise)
     model = U2pp(grown.model, units.size)
     upcycle(dense.state_dict(), model, seed=args.seed)
-    save_model(args.out, grown, units.path, model.state_dict(), {"git": git_hash(), "grown_from": str(args.dense)})
+    # No commit: what is trained from here depends on these files, and must not start anew because of it.
+    save_model(args.out, grown, units.path, model.state_dict(), {"grown_from": str(args.dense)})
     log(f"{args.out}: {args.dense} with {args.experts} experts, {args.top_k} of them for a frame")
     return 0

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from mooer_tk.data.atomic import read_json, replacing, write_json, write_text
+from mooer_tk.data.atomic import DONE, read_json, replacing, write_json, write_text
 from mooer_tk.data.audio import SAMPLE_RATE
 from mooer_tk.errors import UserError
 
 FLAC = "flac"
+AGAIN = "remove the directory and rerun stage 3"
 
 
 class DamagedError(UserError):
@@ -59,7 +60,7 @@ class ShardWriter:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         if read_json(self.folder / "meta.json").get("fingerprint") != meta["fingerprint"]:
-            for old in sorted(self.folder.glob("shard-*"), reverse=True):
+            for old in [self.folder / DONE, *sorted(self.folder.glob("shard-*"), reverse=True)]:
                 old.unlink(missing_ok=True)
             write_json(self.folder / "meta.json", meta)
 
@@ -125,7 +126,7 @@ def read_meta(folder: Path | str, *, unfinished: bool = False, audio: bool = Fal
             of audio (if `audio`).
     """
     meta = read_json(Path(folder) / "meta.json")
-    if not meta or not (unfinished or (Path(folder) / "done.json").is_file()):
+    if not meta or not (unfinished or (Path(folder) / DONE).is_file()):
         raise UserError(f"{folder} holds no finished shards: run stage 3 (mooer states) for it first.")
     if audio and not meta.get("audio"):
         raise UserError(f"{folder} holds encoder states, and here audio is needed: mooer states DATA OUT --audio.")
@@ -179,11 +180,9 @@ class ShardReader:
                     self._maps[entry.shard] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             data = np.frombuffer(self._maps[entry.shard], np.uint8, entry.bytes, entry.offset)
         except (OSError, ValueError) as error:
-            raise DamagedError(
-                f"{file} is missing or cut short at '{utt}' ({error}): remove the directory and rerun stage 3."
-            ) from error
+            raise DamagedError(f"{file} is missing or cut short at '{utt}' ({error}): {AGAIN}.") from error
         if zlib.crc32(data) != entry.crc:
-            raise DamagedError(f"{file} is damaged at '{utt}': remove the directory and rerun stage 3.")
+            raise DamagedError(f"{file} is damaged at '{utt}': {AGAIN}.")
         if entry.dtype == FLAC:
             return soundfile.read(io.BytesIO(data), dtype="float32")[0]
         return data.view(entry.dtype).reshape(entry.shape)

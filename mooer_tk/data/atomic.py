@@ -102,10 +102,8 @@ def sole_writer(folder: Path | str, *, lock: str = ".lock", wait: bool = False) 
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise UserError(
-                f"another process is writing to {folder} ({file.read().strip()}): wait for it, or end it and run the "
-                "same command again."
-            ) from error
+            owner = f"another process is writing to {folder} ({file.read().strip()})"
+            raise UserError(f"{owner}: wait for it, or end it and run the same command again.") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()

@@ -66,9 +66,7 @@ def read_recordings(folder: Path | str) -> dict[str, str]:
         UserError: no such table; a recording without a file.
     """
     if not (Path(folder) / "wav.scp").is_file():
-        raise UserError(
-            f"{folder} is no Kaldi data directory: it has no wav.scp. Give the directory that holds wav.scp and text."
-        )
+        raise UserError(f"{folder} is no Kaldi data directory, it has no wav.scp: give the one that holds it.")
     return read_table(Path(folder) / "wav.scp", allow_empty=False)
 
 
@@ -87,9 +85,7 @@ def read_utterances(folder: Path | str) -> list[Utterance]:
         fields = line.split()
         where = f"{segments}: '{utt}'"
         if len(fields) != 3 or fields[0] not in wavs:
-            raise UserError(
-                f"{where}: expected '<recording> <start> <end>' with a recording of wav.scp, found '{line}'."
-            )
+            raise UserError(f"{where}: expected '<recording of wav.scp> <start> <end>', found '{line}'.")
         try:
             start, end = float(fields[1]), float(fields[2])
         except ValueError as error:

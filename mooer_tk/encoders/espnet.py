@@ -45,17 +45,12 @@ class ESPnetEncoder(SpeechEncoder):
         super().__init__()
         front, kind, shape = config.get("frontend_conf") or {}, config["encoder"], config.get("encoder_conf") or {}
         if config.get("frontend", "default") != "default":
-            raise UserError(
-                f"ESPnet frontend '{config['frontend']}' is not supported here: choose a model with default."
-            )
+            raise UserError(f"ESPnet frontend '{config['frontend']}' is not supported: choose a model with 'default'.")
         if kind not in CLASSES:
             raise UserError(f"ESPnet encoder '{kind}' is not supported here: {nearest(kind, CLASSES)}")
         rate = {"16k": 16_000}.get(front.get("fs", "16k"), front.get("fs"))
         if rate != SAMPLE_RATE:
-            raise UserError(
-                f"this ESPnet model was trained at {rate} Hz, speech comes at {SAMPLE_RATE} Hz: choose a model whose "
-                "config.yaml has frontend_conf.fs: 16k."
-            )
+            raise UserError(f"this ESPnet model hears {rate} Hz, and here is {SAMPLE_RATE} Hz: choose one of fs: 16k.")
         self.fft, self.hop = front.get("n_fft", 512), front.get("hop_length", 128)
         self.window, bins = front.get("win_length") or self.fft, front.get("n_mels", 80)
         low, high = front.get("fmin") or 0.0, front.get("fmax") or SAMPLE_RATE / 2

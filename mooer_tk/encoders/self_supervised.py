@@ -29,9 +29,7 @@ class SelfSupervisedEncoder(SpeechEncoder):
         super().__init__()
         config = AutoConfig.from_pretrained(str(path))
         if config.model_type not in KINDS:
-            raise UserError(
-                f"{path} is a {config.model_type}, not one of {', '.join(KINDS)}: choose another encoder.name."
-            )
+            raise UserError(f"{path} is a {config.model_type}, not {', '.join(KINDS)}: choose another encoder.name.")
         self.model = AutoModel.from_pretrained(str(path), dtype=torch.float32)
         self.front_end = AutoFeatureExtractor.from_pretrained(str(path))
         self.precision = precision

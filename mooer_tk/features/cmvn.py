@@ -22,10 +22,8 @@ class CMVN:
     def __call__(self, features: Tensor) -> Tensor:
         """Normalise features (..., F)."""
         if features.shape[-1] != len(self.shift):
-            raise UserError(
-                f"the CMVN file is for features of {len(self.shift)} values, these have {features.shape[-1]}. "
-                "MooER's am.mvn has 560: 80 mel bins, 7 frames stacked."
-            )
+            sizes = f"{len(self.shift)} values, these have {features.shape[-1]}"
+            raise UserError(f"the CMVN file is for features of {sizes}. MooER's am.mvn has 560: 7 frames of 80.")
         return (features + self.shift.to(features.device)) * self.scale.to(features.device)
 
 

@@ -24,7 +24,5 @@ class U2ppTeacher:
     def label(self, utterances: list[np.ndarray], tasks: list[str]) -> list[dict[str, str]]:
         """Label a few utterances of similar length: samples (T,) at 16 kHz each -> {"asr": text} each."""
         if tasks != ["asr"]:
-            raise UserError(
-                f"--tasks {' '.join(tasks)}: a U2++ model transcribes only; take a Whisper teacher for ast."
-            )
+            raise UserError(f"--tasks {' '.join(tasks)}: a U2++ model transcribes only; Whisper translates as well.")
         return [{"asr": text} for text in self.recogniser.texts(utterances)]

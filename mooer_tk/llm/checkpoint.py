@@ -9,7 +9,6 @@
 Every key must fit: a missing, unused or wrongly shaped one is an error that names it.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from mooer_tk.errors import UserError
 from mooer_tk.llm.causal_lm import LORA_FILE, add_lora, load_llm, lora_weights, write_lora
 from mooer_tk.llm.prompt import Prompt, named_prompt
 from mooer_tk.llm.speech_llm import SpeechLLM
-from mooer_tk.model_dir import model_folder
+from mooer_tk.model_dir import model_folder, read_info
 from mooer_tk.weights import check_fit, load_strictly, read_tensors
 
 TOKENS = "head.tokens"
@@ -116,14 +115,8 @@ def read_parts(folder: Path | str) -> Parts:
     Raises:
         UserError: not a model directory, or files that cannot be read.
     """
-    folder = model_folder(folder)
-    if not (folder / "info.json").is_file():
-        raise UserError(
-            f"{folder} holds no exported model (info.json): give exp/NAME after stage 6 has run, or a release of MooER "
-            "after tools/mooer_release.py read."
-        )
+    info, folder = read_info(folder), model_folder(folder)
     settings = load_config(folder / "config.yaml")
-    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     lora = read_tensors(folder / "lora" / LORA_FILE, "Run stage 6 again.") if settings.llm.lora.rank else {}
     adapter = load_adapter(folder / "adapter.safetensors")
     return Parts(settings, Prompt.load(folder / "prompt.json"), info["dim"], adapter, lora)

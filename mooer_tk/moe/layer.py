@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mooer_tk.errors import UserError
+
 BALANCE, Z_LOSS = "balance", "z"
 
 
@@ -54,6 +56,8 @@ class MoE(nn.Module):
         noise: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 1 <= top_k <= experts:
+            raise UserError(f"{top_k} of {experts} experts for a frame (top_k): choose 1 to {experts}.")
         self.router = nn.Linear(dim, experts, bias=False)
         self.experts = nn.ModuleList(FeedForward(dim, hidden, dropout, activation) for _ in range(experts))
         self.top_k, self.noise = top_k, noise

@@ -115,10 +115,7 @@ def error_rate(refs: dict[str, str], hyps: dict[str, str], *, unit: Unit, normal
             skipped.append(utt)
             words_on_empty += len(hyp.split() if unit == "word" else _joined(hyp))
     if not utts:
-        raise UserError(
-            f"all {len(refs)} references are empty after the normaliser {normaliser.id}. "
-            "Check the reference file, or choose a normaliser for its language."
-        )
+        raise UserError(f"all {len(refs)} references are empty after {normaliser.id}: is it for another language?")
     return ErrorRate(unit, normaliser.id, tuple(utts), tuple(skipped), words_on_empty)
 
 

@@ -70,10 +70,8 @@ def restore(path: Path, state: dict[str, Any], engine: Engine, processes: Proces
         UserError: a checkpoint of another model, or of another number of processes.
     """
     if state["processes"] != processes.size:
-        raise UserError(
-            f"{path} is of a run in {state['processes']} processes, this one has {processes.size}: start as many, or "
-            "take its averaged model to a new run (--init-model)."
-        )
+        sizes = f"{path} is of a run in {state['processes']} processes, this one has {processes.size}"
+        raise UserError(f"{sizes}: start as many, or take its averaged model to a new run (--init-model).")
     weights = load_weights(path)
     check_fit(engine.weights(), weights, str(path))
     engine.load_weights(weights)
@@ -93,7 +91,7 @@ def list_checkpoints(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Whole checkpoints of a directory with their state, oldest first."""
     if folder.is_dir():
         sweep_leftovers(folder)
-    paths = sorted(folder.glob("step-*"))
+    paths = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     return [(path, json.loads((path / "state.json").read_text(encoding="utf-8"))) for path in paths]
 
 
@@ -112,10 +110,8 @@ def average(checkpoints: list[Path]) -> dict[str, Tensor]:
     """Arithmetic mean of the floating-point weights of several checkpoints; others are taken from the first.
 
     Raises:
-        UserError: no checkpoint, or checkpoints of different models.
+        UserError: checkpoints of different models.
     """
-    if not checkpoints:
-        raise UserError("no checkpoint to average: run the training stage first.")
     total = load_weights(checkpoints[0])
     for path in checkpoints[1:]:
         weights = load_weights(path)

@@ -73,9 +73,7 @@ class DeepSpeedEngine(Engine):
     def load(self, folder: Path) -> None:
         found, _ = self.engine.load_checkpoint(str(folder), TAG, load_module_strict=False)
         if found is None:
-            raise UserError(
-                f"{folder}/{TAG} is no checkpoint of DeepSpeed: remove {folder} to go on from an older one."
-            )
+            raise UserError(f"{folder}/{TAG} is no checkpoint of DeepSpeed: remove {folder}, an older one will do.")
 
     def weights(self) -> dict[str, Tensor]:
         if not self.in_step:
@@ -97,9 +95,7 @@ def _import(processes: Processes) -> Any:
         import deepspeed
         from deepspeed.ops import __compatible_ops__ as ops
     except ImportError as error:
-        raise UserError(
-            "train.engine=deepspeed, but DeepSpeed is not installed: tools/install.sh --extras deepspeed"
-        ) from error
+        raise UserError("DeepSpeed is not installed: tools/install.sh --extras deepspeed") from error
     if processes.device.type == "cpu":
         # Compiling it takes minutes, and a lock that a killed job leaves makes every later one wait for ever.
         ops["deepspeed_shm_comm"] = False

@@ -102,10 +102,14 @@ class TorchEngine(Engine):
 
     def step(self, rate: float) -> float:
         if self.processes.size > 1:
-            for parameter in self.trained:
+            # What no process has used stays without a gradient: zeros would let Adam go on by its momentum.
+            used = torch.tensor([float(p.grad is not None) for p in self.trained], device=self.processes.device)
+            self.processes.add_up([used])
+            shared = [parameter for parameter, count in zip(self.trained, used.tolist(), strict=True) if count]
+            for parameter in shared:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            self.processes.add_up([parameter.grad for parameter in self.trained])
+            self.processes.add_up([parameter.grad for parameter in shared])
         norm = float(nn.utils.clip_grad_norm_(self.trained, self.config.optim.clip or math.inf))
         if math.isfinite(norm):
             self._set_rate(rate)

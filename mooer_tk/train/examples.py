@@ -1,6 +1,7 @@
 """Training examples: which states, which task, which text; and their batches under a budget of positions."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,18 +46,16 @@ class Source:
         """
         fields = line.split(":")
         if len(fields) not in (3, 4) or fields[0] not in (*TASK_PARTS, INSTRUCTION):
-            raise UserError(
-                f"source '{line}' is not of the form asr|ast|asr_ast|instruction:states-dir:table[+table][:weight]."
-            )
+            raise UserError(f"'{line}' is not of the form asr|ast|asr_ast|instruction:DIR:TABLE[+TABLE][:WEIGHT].")
         tables = tuple(Path(one) for one in fields[2].split("+"))
         if len(tables) not in {"asr": (1,), "ast": (1, 2)}.get(fields[0], (2,)):
-            raise UserError(
-                f"source '{line}': asr takes one table, ast [transcript+]translation, others transcript+translation."
-            )
+            raise UserError(f"source '{line}': asr takes one table, ast [asr+]translation, others asr+translation.")
         try:
             weight = float(fields[3]) if len(fields) == 4 else 1.0
-        except ValueError as error:
-            raise UserError(f"source '{line}': the weight must be a number.") from error
+        except ValueError:
+            weight = -1.0
+        if not 0 <= weight < math.inf:
+            raise UserError(f"source '{line}': the weight must be a number, 0 or more.")
         return cls(fields[0], Path(fields[1]), tables, weight)
 
 
@@ -137,9 +136,7 @@ def load_examples(
     if report:
         log(summary)
     if not examples:
-        raise UserError(
-            f"nothing to train on: all {total} utterances were skipped{f', see {report}' if report else ''}."
-        )
+        raise UserError(f"nothing to train on: all {total} utterances were skipped{f', see {report}' * bool(report)}.")
     return examples
 
 

@@ -231,7 +231,7 @@ class Trainer:
                 log(f"going on from {path}")
         elif self.processes.main:
             # What an earlier run of other settings or data found is no longer true.
-            for name in ("lost.tsv", "bad_steps.jsonl"):
+            for name in ("lost.tsv", "bad_steps.jsonl", "expert_load.tsv"):
                 (self.folder / name).unlink(missing_ok=True)
         if not self.processes.main:
             return {}

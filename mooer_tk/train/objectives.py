@@ -86,9 +86,7 @@ class SpeechObjective(ABC):
         self.rate, self.prompt = rate, prompt
         augmenter = Augmenter(config.augment, config.seed)
         if augmenter.active and encoder is None:
-            raise UserError(
-                "train.augment changes audio, but states are cached: make shards with mooer states --audio."
-            )
+            raise UserError("train.augment changes audio, but states are cached: make shards with mooer states --audio")
         self.reader = Reader(train, encoder, augmenter if augmenter.active else None)
 
     @abstractmethod

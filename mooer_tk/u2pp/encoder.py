@@ -34,7 +34,7 @@ def draw_chunk(frames: int, config: LossConfig) -> tuple[int, int]:
     chunk = int(torch.randint(1, max(frames, 2), ()))
     if chunk > frames // 2:
         return FULL, FULL
-    chunk = chunk % config.longest_chunk + 1
+    chunk = chunk % max(config.longest_chunk, 1) + 1
     left = int(torch.randint(0, max((frames - 1) // chunk, 1), ())) if config.dynamic_left else FULL
     return chunk, left
 

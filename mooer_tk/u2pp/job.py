@@ -37,9 +37,7 @@ def read_job(args: argparse.Namespace) -> Job:
     if config.loss.freeze and not config.model.moe.experts:
         raise UserError("loss.freeze trains experts alone, and this model has none: start from mooer upcycle.")
     if config.model.moe.experts and config.train.engine == "deepspeed" and config.train.zero_stage == 3:
-        raise UserError(
-            "ZeRO-3 waits for every expert in every step, and frames choose theirs: set train.zero_stage=2."
-        )
+        raise UserError("ZeRO-3 waits for every expert in every step, and frames choose theirs: train.zero_stage=2.")
     job = Job.read(args, config, [Path(config.model.units)], start)
     for source in job.sources + job.dev:
         read_meta(source.states, audio=True)

@@ -48,6 +48,8 @@ class U2pp(nn.Module):
 
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__()
+        if config.dim % config.heads or config.dim % config.decoder_heads:
+            raise UserError(f"model.heads and model.decoder_heads must divide model.dim, which is {config.dim}.")
         self.ends = vocabulary - 1
         self.encoder = ConformerEncoder(config)
         self.ctc = nn.Linear(config.dim, vocabulary)
@@ -145,9 +147,7 @@ def read_weights(folder: Path | str) -> dict[str, Tensor]:
         UserError: not such a directory, or a broken file.
     """
     if not is_u2pp(folder):
-        raise UserError(
-            f"{folder} holds no U2++ model (info.json): give exp/NAME after its training has been exported."
-        )
+        raise UserError(f"{folder} holds no U2++ model (info.json): give exp/NAME once it has been exported.")
     return read_tensors(model_folder(folder) / "model.safetensors", "Export the model again.")
 
 

@@ -66,9 +66,10 @@ class U2ppObjective(SpeechObjective):
     def counts(self, batch: Batch) -> dict[str, int]:
         """Units for CTC, units and ends for the decoders, layers for the router's losses."""
         units = sum(map(len, batch.answers))
-        ended, layers = units + len(batch.answers), len(mixtures(self.module))
+        alone = self.step < self.ctc_only_steps
+        ended, layers = units + len(batch.answers), len(mixtures(self.module.encoder if alone else self.module))
         counts = {CTC: units, BALANCE: layers, Z_LOSS: layers}
-        counts |= {} if self.step < self.ctc_only_steps else {LEFT: ended, RIGHT: ended}
+        counts |= {} if alone else {LEFT: ended, RIGHT: ended}
         return {name: count for name, count in counts.items() if self.weights[name]}
 
     def ready(self, batch: Batch, device: torch.device) -> Batch:

@@ -14,12 +14,12 @@ from mooer_tk.data.kaldi_dir import write_table
 from mooer_tk.decode.directory import decode_shards
 from mooer_tk.decode.files import PIECE_SECONDS, Transcript, cut_at_quiet
 from mooer_tk.encoders.log_mel import LogMel
-from mooer_tk.errors import UserError
+from mooer_tk.errors import UserError, nearest
 from mooer_tk.model_dir import model_files, model_folder
 from mooer_tk.progress import log
 from mooer_tk.u2pp.config import U2ppConfig
 from mooer_tk.u2pp.model import load_model
-from mooer_tk.u2pp.search import Found, search
+from mooer_tk.u2pp.search import MODES, Found, search
 
 
 class Recogniser:
@@ -28,11 +28,23 @@ class Recogniser:
     Args:
         folder: exp/NAME, or an exported model.
         overrides: of the search, such as `decode.chunk=16`.
+        task: what is asked for; asr is all that it can do.
+
+    Raises:
+        UserError: no such model, another task, or a search of no chunk or no beam.
     """
 
-    def __init__(self, folder: Path | str, overrides: list[str] | None = None) -> None:
+    def __init__(self, folder: Path | str, overrides: list[str] | None = None, task: str = "asr") -> None:
+        if task != "asr":
+            raise UserError(f"--task {task}: a U2++ model transcribes only.")
         self.model, config, self.units = load_model(folder)
         self.config = load_config(model_folder(folder) / "config.yaml", overrides, U2ppConfig).decode
+        if min(self.config.beam, self.config.batch_utts) < 1 or self.config.chunk == 0 or self.config.chunk < -1:
+            raise UserError(
+                "decode.beam and batch_utts are 1 or more; decode.chunk too, or -1 for the whole utterance."
+            )
+        if unknown := [mode for mode in self.config.modes or [""] if mode not in MODES]:
+            raise UserError(f"decode.modes: '{unknown[0]}' is unknown: {nearest(unknown[0], MODES)}")
         self.front = LogMel(config.model.mels)
         self.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -50,8 +62,6 @@ class Recogniser:
 
     def __call__(self, file: str, task: str) -> Transcript:
         """Transcribe one file; a file that cannot be used gives a Transcript with `error`."""
-        if task != "asr":
-            raise UserError(f"--task {task}: a U2++ model transcribes only.")
         try:
             samples = load_audio(file)
         except AudioError as error:
@@ -60,7 +70,9 @@ class Recogniser:
         return Transcript(file, len(samples) / SAMPLE_RATE, {"asr": " ".join(text for text in texts if text)})
 
 
-def decode_audio(shards: Path, folder: Path, out: Path, overrides: list[str], nbest: int = 1) -> None:
+def decode_audio(
+    shards: Path, folder: Path, out: Path, overrides: list[str], nbest: int = 1, task: str = "asr"
+) -> None:
     """Write `out/<mode>/hyp` for every mode of the search, and all n-bests to `out/nbest.jsonl`.
 
     Args:
@@ -69,7 +81,7 @@ def decode_audio(shards: Path, folder: Path, out: Path, overrides: list[str], nb
         overrides: of the search, such as `decode.modes=[ctc_greedy]`.
     """
     reader = ShardReader(shards, audio=True)
-    recogniser = Recogniser(folder, overrides)
+    recogniser = Recogniser(folder, overrides, task)
     settings = asdict(recogniser.config)
     mark = fingerprint(reader.meta, *model_files(folder), settings, nbest, sorted(reader))
     if is_done(out, mark):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mooer_tk.errors import UserError, nearest
 from mooer_tk.u2pp.config import SearchConfig
 from mooer_tk.u2pp.decoder import Decoder
 from mooer_tk.u2pp.model import U2pp
@@ -144,14 +143,7 @@ def _spell(model: U2pp, decoder: Decoder, states: Tensor, answers: list[list[int
 
 @torch.inference_mode()
 def search(model: U2pp, features: Tensor, lengths: Tensor, config: SearchConfig) -> list[dict[str, list[Found]]]:
-    """Search features (B, T, mels), lengths (B,) in every mode of the config: mode -> n-best of each utterance.
-
-    Raises:
-        UserError: an unknown mode.
-    """
-    for mode in config.modes:
-        if mode not in MODES:
-            raise UserError(f"decode.modes: '{mode}' is unknown: {nearest(mode, MODES)}")
+    """Search features (B, T, mels), lengths (B,) in every mode of the config: mode -> n-best of each utterance."""
     states, lengths, _ = model.encoder(features, lengths, config.chunk, config.left_chunks)
     log_probs = model.log_probs(states)
     found = []

@@ -77,8 +77,8 @@ class Stream:
 
     def finish(self) -> list[Heard]:
         """The audio has ended, maybe abruptly: hear what is left; the stream can be used anew."""
-        started = bool(self.states)
-        heard = self._hear(self.features) if len(self.features) >= (CONTEXT if started else 1) else []
+        # But for the very first ones, features of less than a frame were part of the last frame.
+        heard = self._hear(self.features) if len(self.features) >= (CONTEXT if self.frames else 1) else []
         heard += self._final()
         self.samples, self.features = self.samples[:0], self.features[:0]
         return heard

@@ -36,9 +36,7 @@ class Units:
             try:
                 self.pieces = SentencePieceProcessor(model_file=str(self.path))
             except (RuntimeError, OSError) as error:
-                raise UserError(
-                    f"{path} is no sentencepiece model ({error}): make it with utils/make_units.py."
-                ) from error
+                raise UserError(f"{path} is no sentencepiece model ({error}): utils/make_units.py.") from error
             ids = range(self.pieces.get_piece_size())
             written = [i for i in ids if not self.pieces.is_control(i) and not self.pieces.is_unknown(i)]
             names = [self.pieces.id_to_piece(i) for i in written]
@@ -48,9 +46,7 @@ class Units:
         self.ids = {name: number for number, name in enumerate(self.names)}
         self.size, self.ends = len(self.names), len(self.names) - 1
         if len(self.ids) != self.size or self.size < 4:
-            raise UserError(
-                f"{path}: {self.size - 3} units, some of them twice or none; make it with utils/make_units.py."
-            )
+            raise UserError(f"{path}: {self.size - 3} units, some of them twice or none: utils/make_units.py makes it.")
 
     def encode(self, text: str, **_: object) -> list[int]:
         """Ids of a text, without the ends; what no unit covers is UNKNOWN."""

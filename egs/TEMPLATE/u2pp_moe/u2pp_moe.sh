@@ -44,6 +44,7 @@ pieces=0          # sentencepiece's pieces; 0 writes characters
 # Experts.
 experts=8         # in place of every feed-forward layer
 top_k=2           # of them for a frame
+systems="dense ume dense_on"  # what is trained, decoded and scored; a model with experts from the start is one dense
 balance=0.01      # weight of the balance loss (UME balances; U2++ MoE does not: 0)
 noise=0.0         # on the routers' logits in training
 scratch=false     # train experts from nothing as well; that takes longer than all the rest
@@ -72,8 +73,13 @@ for file in "$config" "$more_config"; do [ -f "$file" ] || die "no config $file"
 dirs=("$dev_set")
 for one in $train_sets; do dirs+=("${one%%:*}"); done
 read -r -a tests <<<"$test_sets"
-systems=(dense ume dense_on)
-if [ "$scratch" = true ]; then systems+=(scratch); fi
+read -r -a chosen <<<"$systems"
+if [ "$scratch" = true ]; then chosen+=(scratch); fi
+# has SYSTEM: whether it is one of those.
+has() { [[ " ${chosen[*]} " == *" $1 "* ]]; }
+for one in "${chosen[@]}"; do
+  case $one in dense | ume | dense_on | scratch) ;; *) die "--systems are dense, ume, dense_on and scratch, not '$one'" ;; esac
+done
 mkdir -p "$exp"
 
 if begin 0 "download"; then
@@ -141,29 +147,40 @@ if begin 4 "dense model"; then
 fi
 
 if begin 5 "UME: experts grow out of the dense model"; then
-  export_model dense
-  mooer upcycle --from "$exp/dense" --out "$exp/ume/start" --experts "$experts" --top-k "$top_k" --balance "$balance" --noise "$noise"
-  train ume "$more_config" --init-model "$exp/ume/start" --set loss.freeze=true ${overrides[@]+"${overrides[@]}"}
-  plot experts "$exp/ume/train"
-  train dense_on "$more_config" --init-model "$exp/dense" --set ${overrides[@]+"${overrides[@]}"}
-  if [ "$scratch" = true ]; then
-    steps=$(($(mooer config "$config" --get train.steps) + $(mooer config "$more_config" --get train.steps)))
+  if has ume || has dense_on; then export_model dense; fi
+  if has ume; then
+    mooer upcycle --from "$exp/dense" --out "$exp/ume/start" --experts "$experts" --top-k "$top_k" --balance "$balance" --noise "$noise"
+    train ume "$more_config" --init-model "$exp/ume/start" --set loss.freeze=true ${overrides[@]+"${overrides[@]}"}
+    plot experts "$exp/ume/train"
+  fi
+  if has dense_on; then train dense_on "$more_config" --init-model "$exp/dense" --set ${overrides[@]+"${overrides[@]}"}; fi
+  if has scratch; then
+    steps=0
+    for one in "$config" "$more_config"; do
+      steps=$((steps + $(mooer config "$one" --set ${overrides[@]+"${overrides[@]}"} --get train.steps)))
+    done
     train scratch "$config" --set "model.units=$units" "model.moe.experts=$experts" "model.moe.top_k=$top_k" \
-      "model.moe.balance=$balance" "model.moe.noise=$noise" "train.steps=$steps" ${overrides[@]+"${overrides[@]}"}
+      "model.moe.balance=$balance" "model.moe.noise=$noise" ${overrides[@]+"${overrides[@]}"} "train.steps=$steps"
     plot experts "$exp/scratch/train"
   fi
 fi
 
 if begin 6 "average and export"; then
-  for system in "${systems[@]}"; do export_model "$system"; done
+  for system in "${chosen[@]}"; do export_model "$system"; done
 fi
 
+# Of --set, what is of the search.
+search=()
+for one in ${overrides[@]+"${overrides[@]}"}; do
+  if [[ $one == decode.* ]]; then search+=("$one"); fi
+done
+
 if begin 7 "decode"; then
-  for system in "${systems[@]}"; do
+  for system in "${chosen[@]}"; do
     for dir in "${tests[@]}"; do
       for chunk in $chunks; do
         tee_log decode mooer decode "dump/$dir" "$exp/$system/decode/${dir//\//_}.$chunk" --model "$exp/$system" --nbest 5 \
-          --set "decode.modes=[${modes// /,}]" "decode.chunk=${chunk/full/-1}"
+          --set "decode.modes=[${modes// /,}]" "decode.chunk=${chunk/full/-1}" ${search[@]+"${search[@]}"}
       done
     done
   done
@@ -172,7 +189,7 @@ fi
 if begin 8 "score"; then
   for dir in "${tests[@]}"; do
     name=${dir//\//_}
-    for system in "${systems[@]}"; do
+    for system in "${chosen[@]}"; do
       for chunk in $chunks; do
         for mode in $modes; do
           mooer score --ref "data/$dir/text" --hyp "$exp/$system/decode/$name.$chunk/$mode/hyp" --metric "$metric" \
@@ -180,18 +197,19 @@ if begin 8 "score"; then
         done
       done
     done
-    # Is UME better than each of the others? All of them by the last of the searches, with the whole utterance.
-    for system in "${systems[@]}"; do
-      [ "$system" != ume ] || continue
+    # Is UME better than each of the others? All of them by the last of the searches, with the first size of chunks.
+    best=decode/$name.${chunks%% *}/${modes##* }/hyp
+    for system in "${chosen[@]}"; do
+      if [ "$system" = ume ] || ! has ume; then continue; fi
       printf '\n%s -> ume, %s\n' "$system" "$name"
-      "$MOOER_ROOT/utils/compare_systems.py" --ref "data/$dir/text" --a "$exp/$system/decode/$name.full/${modes##* }/hyp" \
-        --b "$exp/ume/decode/$name.full/${modes##* }/hyp" --metric "$metric" --normaliser "$normaliser"
+      "$MOOER_ROOT/utils/compare_systems.py" --ref "data/$dir/text" --a "$exp/$system/$best" --b "$exp/ume/$best" \
+        --metric "$metric" --normaliser "$normaliser" --tolerate-missing
     done | tee "$exp/compare_$name.txt"
   done
 fi
 
 if begin 9 "results"; then
-  for system in "${systems[@]}"; do
+  for system in "${chosen[@]}"; do
     "$MOOER_ROOT/utils/update_results.py" "$exp/$system" --results RESULTS.md --labels "$labels" --command "$invocation"
   done
 fi
@@ -199,8 +217,8 @@ end_stage
 
 cat >&2 <<END
 
-models    $PWD/$exp/{${systems[*]}}
+models    $PWD/$exp/{${chosen[*]}}
 logs      $PWD/$exp/log
-pictures  $PWD/$exp/*/train/loss.png, $PWD/$exp/ume/train/expert_load.png
-try it    mooer transcribe FILE --stream --model $PWD/$exp/ume
+pictures  $PWD/$exp/*/train/loss.png, $PWD/$exp/*/train/expert_load.png
+try it    mooer transcribe FILE --stream --model $PWD/$exp/${chosen[0]}
 END
