@@ -46,7 +46,7 @@ _po_names() {
 
 # Print the comment block at the head of the script, without the "#!" line and the "# ", and the options.
 _po_help() {
-  local line option='^([a-z][A-Za-z0-9_]*)=([^#]*[^#[:space:]]|)[[:space:]]+# (.*)$'
+  local line head=$'\nOptions, with their defaults:\n' option='^([a-z][A-Za-z0-9_]*)=([^#]*[^#[:space:]]|)[[:space:]]+# (.*)$'
   while IFS= read -r line; do
     case $line in
       '#!'*) continue ;;
@@ -57,14 +57,14 @@ _po_help() {
       *) break ;;
     esac
   done <"$_po_script"
-  printf '\nOptions, with their defaults:\n' >"${_po_head:=/dev/stdout}"
   while IFS= read -r line || [ -n "$line" ]; do
     case $line in
       '#'*) continue ;;
       *parse_options.sh*) break ;;
     esac
     if [[ $line =~ $option ]]; then
-      printf '  --%-40s %s\n' "${BASH_REMATCH[1]//_/-} ${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}"
+      printf '%s  --%-40s %s\n' "$head" "${BASH_REMATCH[1]//_/-} ${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}"
+      head=
     fi
   done <"$_po_script"
 }

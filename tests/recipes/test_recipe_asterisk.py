@@ -38,6 +38,7 @@ def test_an_unknown_stage_or_option_or_key_is_refused_before_any_work(recipe: Pa
         (["--stage", "12"], "unknown stage"),
         (["--stage", "5", "--stop-stage", "3"], "behind"),
         (["--sage", "1"], "--stage"),
+        (["--warm-start", "no", "--stage", "9"], "unexpected 'no'"),
         (["--labels", "none"], "pseudo or human"),
         (["--ast-langs", "e$(touch x)s"], "no language code"),
         (["--set", "train.stepz=3"], "'train.stepz': did you mean 'steps'"),

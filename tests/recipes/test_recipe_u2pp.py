@@ -37,11 +37,18 @@ def test_all_stages_leave_rows_and_pictures(folder: Path, sounds: Path) -> None:
         assert (exp / picture).is_file()
     rows = (folder / "RESULTS.md").read_text(encoding="utf-8")
     for system in ("dense", "ume", "dense_on"):
+        system = f"u2pp/{system}"
         for search in ("ctc_greedy-full", "ctc_greedy-4", "attention_rescoring-full", "attention_rescoring-4"):
             assert f"| {system} | en test | {search} | WER % |" in rows
     compared = (exp / "compare_en_test.txt").read_text(encoding="utf-8")
     assert "dense -> ume" in compared and "dense_on -> ume" in compared
     assert json.loads((exp / "ume/model/info.json").read_text(encoding="utf-8"))["system"] == "u2pp"
+    # One system alone: what has experts from the start is a dense run with another config.
+    moe = ["--tag", "moe", "--systems", "dense", "--set", f"{SMALL} model.moe.experts=3", "--chunks", "4"]
+    alone = run(folder, *moe, "--stage", "4")
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    rows = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| moe/dense | en test | ctc_greedy-4 |" in rows and "| u2pp/dense | en test | ctc_greedy-4 |" in rows
     # What is finished is passed over.
     again = run(folder, "--stage", "4", "--stop-stage", "6")
     assert again.returncode == 0, again.stderr[-3000:]
@@ -52,6 +59,8 @@ def test_an_unknown_set_of_labels_or_a_missing_config_is_refused(folder: Path) -
     for options, word in (
         (["--labels", "none"], "pseudo or human"),
         (["--config", "conf/x.yaml"], "no config conf/x.yaml"),
+        (["--scratch", "yes", "--stage", "9"], "unexpected 'yes'"),
+        (["--systems", "dense umbra"], "not 'umbra'"),
     ):
         refused = run(folder, *options)
         assert refused.returncode == 2

@@ -92,6 +92,12 @@ def test_what_a_kill_left_half_written_does_not_count_and_is_removed(tmp_path):
     assert os.listdir(tmp_path) == ["step-000001"]
 
 
+def test_the_newest_is_the_newest_beyond_a_million_steps(tmp_path):
+    for step in (999_000, 1_000_000):
+        save(tmp_path, step, 1.0)
+    assert steps(list_checkpoints(tmp_path)) == [999_000, 1_000_000]
+
+
 def test_an_error_while_writing_leaves_the_others(tmp_path):
     save(tmp_path, 1, 1.0)
     broken = engine({"w": torch.ones(2)})

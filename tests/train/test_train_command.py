@@ -166,6 +166,20 @@ def test_other_settings_in_the_same_place_start_anew(corpus, settings, undisturb
     assert [line["step"] for line in log_of(run)] == [1, 2, 3, 3]
 
 
+def test_a_killed_run_of_other_settings_takes_the_marker_with_it(
+    corpus, settings, tmp_path, mooer, monkeypatch, capsys
+):
+    """Else the first settings would find themselves up to date, beside checkpoints of the others."""
+    short = [*settings, "warm_start.steps=1"]
+    assert mooer(*command("warm_start", corpus, short, tmp_path / "a")) == 0
+    monkeypatch.setattr("mooer_tk.bin.train.Trainer.run", lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert mooer(*command("warm_start", corpus, [*short, "warm_start.optim.lr=1e-3"], tmp_path / "a")) == 130
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert mooer(*command("warm_start", corpus, short, tmp_path / "a")) == 0
+    assert "up to date" not in capsys.readouterr().err
+
+
 def test_the_average_of_the_best_is_exported_and_decodes(undisturbed, corpus, tmp_path, mooer):
     out = tmp_path / "exp" / "model"
     assert mooer("average", undisturbed["instruct"], out, "--best", 2) == 0

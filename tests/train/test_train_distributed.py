@@ -244,3 +244,29 @@ def test_processes_of_slurm_find_each_other():
     said = [process.communicate(timeout=120)[0] for process in some]
     assert [process.returncode for process in some] == [0] * 3, said
     assert [one.splitlines()[-1] for one in said] == [f"{i} {{'x': 6.0}}" for i in range(3)], said
+
+
+def test_what_no_process_uses_rests_as_it_does_alone(tmp_path):
+    """Decoders in CTC's first steps, experts without a frame: zeros for gradients would move them by momentum."""
+    script = tmp_path / "steps.py"
+    script.write_text(
+        "import torch\n"
+        "from mooer_tk.config import TrainConfig\n"
+        "from mooer_tk.train.engine import TorchEngine\n"
+        "from mooer_tk.train.processes import Processes\n"
+        "company = Processes.join()\n"
+        "module = torch.nn.ParameterDict({name: torch.ones(2) for name in 'ab'})\n"
+        "groups = [{'params': list(module.parameters()), 'lr_scale': 1.0}]\n"
+        "engine = TorchEngine(module, groups, TrainConfig(), company)\n"
+        "for used in ('ab', 'ab', 'a', 'a', 'ab'):\n"
+        "    # The second process never uses b.\n"
+        "    loss = module['a'].square().sum() / company.size\n"
+        "    engine.backward(loss + module['b'].square().sum() if 'b' in used and company.main else loss)\n"
+        "    engine.step(0.1)\n"
+        "print([round(x, 6) for x in (*module['a'].tolist(), *module['b'].tolist())])\n"
+        "company.leave()\n"
+    )
+    alone = popen([sys.executable, str(script)]).communicate(timeout=120)[0].splitlines()[-1]
+    facts = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    some = [popen([sys.executable, str(script)], RANK=str(rank), **facts) for rank in range(2)]
+    assert [process.communicate(timeout=120)[0].splitlines()[-1] for process in some] == [alone] * 2

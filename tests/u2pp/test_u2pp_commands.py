@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +154,13 @@ def test_what_cannot_be_trained_is_said(
         (["upcycle", "--from", saved_model(4, "grown"), "--out", tmp_path / "x"], "has experts already"),
         (["upcycle", "--from", saved_model(name="d"), "--out", tmp_path / "x", "--top-k", 9], "choose 1 to 8"),
         (["decode", states, tmp_path / "y", "--model", saved_model()], "here audio is needed"),
+        (words("a", "model.heads=5"), "must divide model.dim"),
+        (words("a", "model.moe.experts=2", "model.moe.top_k=3"), "choose 1 to 2"),
+        ([*words("a"), "--source", f"asr:{audio_shards}/dump:{text}:-1"], "must be a number, 0 or more"),
+        ([*words("a"), "--source", f"asr:{audio_shards}/dump:{text}:inf"], "must be a number, 0 or more"),
+        (["states", audio_shards / "data", tmp_path / "z", "--config", tmp_path / "u2pp.yaml"], "is a config of u2pp"),
+        (["params", tmp_path / "u2pp.yaml", "--memory"], "--dry-run of mooer train u2pp"),
+        (["params", tmp_path / "nowhere"], "cannot read the config"),
     ]
     for command, message in cases:
         assert mooer(*command) == 2, message
@@ -172,9 +183,80 @@ def test_files_are_transcribed_at_once_and_as_a_stream(
     assert heard[-1]["final"]
     assert mooer("transcribe", tmp_path / "none.wav", "--model", model, "--stream") == 1
     assert "missing file" in capsys.readouterr().err
-    assert mooer("transcribe", file, "--model", model, "--task", "ast") == 2
-    assert mooer("transcribe", file, "--model", tmp_path / "none", "--stream") == 2
-    assert "needs a U2++ model" in capsys.readouterr().err
+    assert mooer("transcribe", tmp_path / "none.wav", "--model", model, "--stream", "--json") == 1
+    assert "missing file" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_what_a_recogniser_cannot_do_is_said(
+    saved_model: Callable[..., Path],
+    mooer: Callable[..., int],
+    audio_shards: Path,
+    prompts: dict,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    hear = ["transcribe", prompts["conf-onlyperson"][0], "--model", saved_model()]
+    decode = ["decode", audio_shards / "dump", tmp_path / "out", "--model", saved_model()]
+    cases = [
+        ([*hear, "--task", "ast"], "transcribes only"),
+        ([*hear, "--task", "ast", "--stream"], "transcribes only"),
+        ([*decode, "--task", "ast"], "transcribes only"),
+        ([*hear[:2], "--model", tmp_path / "none", "--stream"], "holds no exported model"),
+        ([*decode[:3], "--model", tmp_path / "none", "--set", "decode.beam=2"], "holds no exported model"),
+        (["transcribe", "-", *hear[2:]], "give --stream"),
+        ([*hear, "--chunk", 0], "decode.chunk too, or -1"),
+        ([*hear, "--beam", 0], "1 or more"),
+        ([*decode, "--set", "decode.batch_utts=0"], "1 or more"),
+        ([*decode, "--set", "decode.modes=[attention_rescorin]"], "did you mean 'attention_rescoring'"),
+        ([*decode, "--set", "decode.modes=[]"], "decode.modes: '' is unknown"),
+    ]
+    for command, message in cases:
+        assert mooer(*command) == 2, message
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_models_directory_is_counted_with_its_units(
+    saved_model: Callable[..., Path], mooer: Callable[..., int], capsys: pytest.CaptureFixture
+) -> None:
+    model = saved_model(4)
+    assert mooer("params", model) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    network, _, units = load_model(model)
+    assert f"({units.size} units, 2 layers of 32)" in head
+    name, total, active = rows[-1].replace(",", "").split()
+    assert name == "all" and int(total) == sum(p.numel() for p in network.parameters()) > int(active)
+
+
+def test_ctrl_c_ends_a_stream_with_its_last_words(saved_model: Callable[..., Path], speech: np.ndarray) -> None:
+    """A microphone has no other end: the terminal's signal goes to both, and the pipe ends."""
+    model = saved_model(modes=("ctc_prefix_beam",))
+    code = "import sys; from mooer_tk.bin.main import main; sys.exit(main())"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "transcribe",
+        "-",
+        "--stream",
+        "--chunk",
+        "4",
+        "--model",
+        str(model),
+        "--json",
+    ]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdin.write((speech * 32767).astype("<i2").tobytes())
+        process.stdin.flush()
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        rest, errors = process.communicate(timeout=60)
+    heard = [first, *map(json.loads, rest.splitlines())]
+    assert process.returncode == 0, errors
+    assert heard[-1]["final"] and [one["final"] for one in heard].count(True) == 1
+    assert heard[-1]["end"] == pytest.approx(len(speech) / 16000, abs=0.1)
 
 
 def test_it_teaches_and_it_encodes(

@@ -9,7 +9,6 @@ from collections import defaultdict
 import pytest
 import torch
 
-from mooer_tk.errors import UserError
 from mooer_tk.u2pp.config import ModelConfig, SearchConfig
 from mooer_tk.u2pp.model import U2pp
 from mooer_tk.u2pp.search import Found, PrefixBeam, attention, ctc_greedy, ctc_prefix_beam, rescore, search
@@ -110,8 +109,3 @@ def test_all_modes_of_a_batch_and_of_its_utterances_alone_agree() -> None:
             m: some[0].tokens for m, some in alone.items()
         }
     assert set(both[0]) == set(config.modes)
-
-
-def test_an_unknown_mode_is_named() -> None:
-    with pytest.raises(UserError, match="did you mean 'attention_rescoring'"):
-        search(make(), torch.randn(1, 20, 80), torch.tensor([20]), SearchConfig(["attention_rescorin"]))

@@ -79,6 +79,18 @@ def test_an_abrupt_end_loses_no_frame(recogniser: Callable[..., Recogniser], spe
             assert "".join(one.text for one in heard if one.final) == model.texts([cut])[0]
 
 
+def test_what_was_heard_is_not_heard_again_at_the_end(
+    recogniser: Callable[..., Recogniser], speech: np.ndarray
+) -> None:
+    """Chunks overlap by three features: behind a final result they are all that is left, and no frame."""
+    model = recogniser("decode.chunk=4")
+    stream = Stream(model, pause=1e9, longest=0.64)
+    # 67 features are 16 frames, which end the segment.
+    heard = stream.accept(speech[: 400 + 66 * 160])
+    assert heard[-1].final and stream.frames == 16 and len(stream.features) == 3
+    assert stream.finish() == [] and stream.frames == 16
+
+
 def test_a_stream_can_be_used_again_after_its_end(recogniser: Callable[..., Recogniser], speech: np.ndarray) -> None:
     stream = Stream(recogniser("decode.chunk=4"), **ENDLESS)
     first, second = (feed(stream, speech, 3200) for _ in range(2))

@@ -38,6 +38,15 @@ def test_texts_go_there_and_come_back(tmp_path: Path, name: str, options: tuple[
         assert len(units.encode("please hold on")) < len("please hold on")
 
 
+def test_the_same_texts_give_the_same_file(tmp_path: Path) -> None:
+    """What was trained with it would start anew otherwise."""
+    files = []
+    for _ in range(2):
+        assert make_units(tmp_path, "units.model", "--pieces", "40").returncode == 0
+        files.append((tmp_path / "units.model").read_bytes())
+    assert files[0] == files[1]
+
+
 def test_what_no_unit_covers_is_unknown(tmp_path: Path) -> None:
     make_units(tmp_path, "units.txt")
     units = Units(tmp_path / "units.txt")

@@ -62,3 +62,4 @@ def test_the_command_prints_the_difference_and_its_interval(tmp_path, capsys, me
     write_table(tmp_path / "b", dict(list(strong.items())[:-1]))
     assert main([*sides, "--metric", metric, "--normaliser", "none"]) == 2
     assert "compare_systems.py: error: 1 ids" in capsys.readouterr().err
+    assert main([*sides, "--metric", metric, "--normaliser", "none", "--resamples", "200", "--tolerate-missing"]) == 0

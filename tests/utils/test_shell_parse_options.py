@@ -114,6 +114,24 @@ def test_help_is_the_leading_comment(run_script, flag):
     assert result.stdout == "demo.sh: shows its options.\n\n  --stage N   first stage\n"
 
 
+def test_help_lists_the_options_that_say_what_they_are_for(tmp_path):
+    """A recipe's options stand in its source, which nobody should have to read for their names."""
+    lines = [
+        "# x.sh: does it.",
+        "",
+        "nj=2              # jobs",
+        'test_sets="a b"  # which (or all)',
+        "set=  # overrides",
+    ]
+    script = "\n".join(["#!/usr/bin/env bash", *lines, "plain=1", f'. "{REPO}/utils/parse_options.sh"', "late=1  # no"])
+    (tmp_path / "x.sh").write_text(script)
+    done = subprocess.run(["bash", "x.sh", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = [line.split(maxsplit=1) for line in done.stdout.splitlines()[3:]]
+    assert done.stdout.startswith("x.sh: does it.\n\nOptions, with their defaults:\n")
+    assert [name for name, _ in found] == ["--nj", "--test-sets", "--set"]
+    assert [rest.split() for _, rest in found] == [["2", "jobs"], ['"a', 'b"', "which", "(or", "all)"], ["overrides"]]
+
+
 def test_refuses_to_be_run_itself():
     result = subprocess.run(["bash", str(REPO / "utils/parse_options.sh")], capture_output=True, text=True)
     assert result.returncode == 2

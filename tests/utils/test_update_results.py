@@ -110,3 +110,16 @@ def test_scores_of_any_model_become_rows_whatever_is_known_of_where_it_comes_fro
     found = dict(zip(head, line, strict=True))
     assert found["git"] == git and found["test set"] == "asr en" and found["metric"] == "WER %"
     assert found["value"] == "7.12" and found["95 %"] == "6.00 - 8.00" and found["command"] == "`./run.sh`"
+
+
+def test_experiments_of_two_tags_have_a_row_each(tmp_path):
+    score = {"value": 7.0, "low": 6.0, "high": 8.0, "utterances": 40}
+    for tag in ("one", "two"):
+        folder = tmp_path / "exp" / tag / "dense"
+        write_text(
+            folder / "score" / "test.ctc_greedy-full" / "score.json",
+            json.dumps({"scores": {"wer": score}, "normaliser": "n"}),
+        )
+        assert main([str(folder), "--results", str(tmp_path / "RESULTS.md"), "--command", "./run.sh"]) == 0
+    lines = [line.split("|")[1].strip() for line in table_lines(tmp_path / "RESULTS.md")]
+    assert lines[2:] == ["one/dense", "two/dense"]
