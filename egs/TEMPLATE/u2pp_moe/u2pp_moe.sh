@@ -137,6 +137,7 @@ train() {
   shift 2
   tee_log "$system" "${trainer[@]}" train u2pp --out "$exp/$system/train" --config "$conf" "${sources[@]}" "$@"
   plot loss "$exp/$system/train"
+  if [ -f "$exp/$system/train/expert_load.tsv" ]; then plot experts "$exp/$system/train"; fi
 }
 
 # export_model SYSTEM: average its checkpoints. The dense model is needed as soon as it is trained.
@@ -151,7 +152,6 @@ if begin 5 "UME: experts grow out of the dense model"; then
   if has ume; then
     mooer upcycle --from "$exp/dense" --out "$exp/ume/start" --experts "$experts" --top-k "$top_k" --balance "$balance" --noise "$noise"
     train ume "$more_config" --init-model "$exp/ume/start" --set loss.freeze=true ${overrides[@]+"${overrides[@]}"}
-    plot experts "$exp/ume/train"
   fi
   if has dense_on; then train dense_on "$more_config" --init-model "$exp/dense" --set ${overrides[@]+"${overrides[@]}"}; fi
   if has scratch; then
@@ -161,7 +161,6 @@ if begin 5 "UME: experts grow out of the dense model"; then
     done
     train scratch "$config" --set "model.units=$units" "model.moe.experts=$experts" "model.moe.top_k=$top_k" \
       "model.moe.balance=$balance" "model.moe.noise=$noise" ${overrides[@]+"${overrides[@]}"} "train.steps=$steps"
-    plot experts "$exp/scratch/train"
   fi
 fi
 

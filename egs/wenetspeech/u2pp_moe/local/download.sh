@@ -4,6 +4,6 @@
 set -euo pipefail
 
 if [ ! -f downloads/WenetSpeech/WenetSpeech.json ]; then
-  echo "download.sh: error: ask for WenetSpeech on its page, and link it: ln -s /path/to/WenetSpeech downloads/WenetSpeech" >&2
+  echo "download.sh: error: ask for WenetSpeech on its page, and link it: mkdir -p downloads && ln -s /path/to/WenetSpeech downloads/WenetSpeech" >&2
   exit 2
 fi
