@@ -130,8 +130,8 @@ def check_same_ids(refs: Iterable[str], hyps: Iterable[str]) -> None:
     ]
     if faults:
         raise UserError(
-            f"{'; '.join(faults)}. Decode the missing utterances, or score against the text of the same set; "
-            "an utterance without output still needs a line with its id alone."
+            f"{'; '.join(faults)}. Decode the missing utterances, count them as empty (--tolerate-missing), or score "
+            "against the text of the same set."
         )
 
 
