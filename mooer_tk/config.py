@@ -208,6 +208,8 @@ def dump(config: Any) -> str:
 def essence(config: Any) -> str:
     """The config without what changes no result: a run may go on with more readers or another log."""
     same = copy.deepcopy(config)
+    if hasattr(same, "system"):
+        same.decode = None  # a recogniser does not search in training
     for settings in (one for one in vars(same).values() if isinstance(one, TrainConfig)):
         settings.data.workers = settings.log_every = settings.save_every = settings.keep_last = 0
     return dump(same)

@@ -52,7 +52,7 @@ class LossConfig:
 
 @dataclass
 class SearchConfig:
-    """Decoding: `modes` are searched one after the other on the same encoder output."""
+    """Decoding, as a model keeps it; `mooer decode --set` changes it. All `modes` search the same encoder output."""
 
     modes: list[str] = field(default_factory=lambda: ["attention_rescoring"])  # u2pp/search.py lists them
     chunk: int = -1  # encoder frames (40 ms) that are heard at once; -1 is the whole utterance

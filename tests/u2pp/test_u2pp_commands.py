@@ -133,6 +133,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert loads[0].splitlines()[-20:] == loads[1].splitlines()[-20:]
 
 
+def test_another_search_is_no_other_training(words: Callable[..., list], mooer: Callable[..., int], capsys) -> None:
+    assert mooer(*words("a", "train.steps=1")) == 0
+    capsys.readouterr()
+    assert mooer(*words("a", "train.steps=1", "decode.beam=3")) == 0
+    assert "is up to date" in capsys.readouterr().err
+
+
 def test_what_cannot_be_trained_is_said(
     words: Callable[..., list],
     mooer: Callable[..., int],
