@@ -64,8 +64,8 @@ def test_segments_are_resolved_and_bad_ones_named(folder: Path) -> None:
     for line, told in (
         ("vm-sorry 1.5 1.0", "ends"),
         ("vm-sorry one 2", "must be seconds"),
-        ("nobody 0 1", "expected '<recording>"),
-        ("vm-sorry 0", "expected '<recording>"),
+        ("nobody 0 1", "expected '<recording of wav.scp>"),
+        ("vm-sorry 0", "expected '<recording of wav.scp>"),
     ):
         write_table(folder / "segments", {"s1": line})
         with pytest.raises(UserError, match=told):

@@ -32,7 +32,7 @@ def test_without_espnet_the_message_says_how_to_install_it():
     [
         ({"encoder": "conformr"}, "'conformer'"),
         ({"encoder": "conformer", "frontend": "s3prl"}, "s3prl"),
-        ({"encoder": "conformer", "frontend_conf": {"fs": 8000}}, "8000 Hz, .*choose a model"),
+        ({"encoder": "conformer", "frontend_conf": {"fs": 8000}}, "8000 Hz, .*choose one of fs: 16k"),
     ],
 )
 def test_what_is_not_supported_is_named(change, word):
