@@ -48,7 +48,7 @@ train_cmd=mooer   # what runs `train`; in 8 processes: "torchrun --standalone --
 
 . ./path.sh
 . ./cmd.sh
-invocation="../../TEMPLATE/mooer/${0##*/} $*"
+invocation="../../TEMPLATE/mooer/${0##*/}$(printf ' %q' "$@")"
 . "$MOOER_ROOT/utils/parse_options.sh"
 
 launcher=${cmd:-$MOOER_CMD}

@@ -59,7 +59,7 @@ train_cmd=mooer   # what runs `train`; in 8 processes: "torchrun --standalone --
 
 . ./path.sh
 . ./cmd.sh
-invocation="../../TEMPLATE/u2pp_moe/${0##*/} $*"
+invocation="../../TEMPLATE/u2pp_moe/${0##*/}$(printf ' %q' "$@")"
 . "$MOOER_ROOT/utils/parse_options.sh"
 
 read -r -a overrides <<<"$set"
