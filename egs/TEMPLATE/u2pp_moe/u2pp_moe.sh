@@ -29,10 +29,10 @@ config=conf/dense.yaml  # the dense model and its training
 more_config=conf/more.yaml  # training of what starts from the dense model
 set=              # overrides of both configs, such as "train.data.workers=4"
 
-# Data: directories below data/, and how often a pass sees an utterance of each.
-train_sets="train:1"
-dev_set=dev
-test_sets="test"
+# Data.
+train_sets="train:1"  # directories below data/, and how often a pass sees an utterance of each
+dev_set=dev       # the directory that chooses checkpoints
+test_sets="test"  # directories that are decoded and scored
 labels=human      # what is trained on: human text, or pseudo-labels by a teacher
 teacher=whisper-base  # who writes them: Whisper, or a U2++ model (exp/NAME)
 language=en       # of the speech, for the teacher
@@ -51,10 +51,10 @@ scratch=false     # train experts from nothing as well; that takes longer than a
 
 # Decoding and scoring.
 average=3         # checkpoints averaged, best dev scores first
-modes="ctc_greedy ctc_prefix_beam attention attention_rescoring"
+modes="ctc_greedy ctc_prefix_beam attention attention_rescoring"  # searches; the last one compares systems
 chunks="full 16"  # encoder frames (40 ms) heard at once
 metric=wer        # wer or cer
-normaliser=target-en
+normaliser=target-en  # of both sides, by `mooer score --help`
 train_cmd=mooer   # what runs `train`; in 8 processes: "torchrun --standalone --nproc-per-node 8 -m mooer_tk.bin.main"
 
 . ./path.sh
