@@ -24,9 +24,9 @@ def exit_status(program: str, work: Callable[[], int]) -> int:
     except UserError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # Who read the output has enough, as `| head` does; nothing is left to be flushed at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:
+        print(f"{program}: nobody reads what it writes any more, as behind `| head` ({error})", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail at the exit
         return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted; the same command goes on where it stopped", file=sys.stderr)

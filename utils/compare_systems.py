@@ -18,6 +18,7 @@ import numpy as np
 
 from mooer_tk.data.kaldi_dir import read_table
 from mooer_tk.errors import UserError, exit_status
+from mooer_tk.progress import log
 from mooer_tk.score.bootstrap import RESAMPLES, SufficientStatistics, resampled_scores
 from mooer_tk.score.error_rate import error_rate
 from mooer_tk.score.normalise import NORMALISERS, get_normaliser
@@ -71,6 +72,9 @@ def statistics(
     """What the metric needs to know of each utterance; errors as of the scorers."""
     refs, hyps, chosen = read_table(ref), read_table(hyp), get_normaliser(normaliser)
     if tolerate_missing:
+        missing, extra = len(refs.keys() - hyps.keys()), len(hyps.keys() - refs.keys())
+        if missing or extra:
+            log(f"{hyp}: {missing} hypotheses are missing and count as empty, {extra} have no reference and no part")
         hyps = {utt: hyps.get(utt, "") for utt in refs}
     if metric in UNITS:
         return error_rate(refs, hyps, unit=UNITS[metric], normaliser=chosen).statistics()

@@ -63,3 +63,4 @@ def test_the_command_prints_the_difference_and_its_interval(tmp_path, capsys, me
     assert main([*sides, "--metric", metric, "--normaliser", "none"]) == 2
     assert "compare_systems.py: error: 1 ids" in capsys.readouterr().err
     assert main([*sides, "--metric", metric, "--normaliser", "none", "--resamples", "200", "--tolerate-missing"]) == 0
+    assert "b: 1 hypotheses are missing and count as empty, 0 have" in capsys.readouterr().err
